@@ -1,0 +1,67 @@
+"""The run files that are measured with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+TEXT = """
+plugins = ["pocket"]
+output = {output}
+steps = 1000000
+batch = {batch}
+precision = {precision}
+device = "cpu"
+
+[weighting]
+kind = "inverse_square"
+
+[adapter]
+{adapter}
+
+[optimizer]
+lr = 1e-4
+
+[checkpoint]
+every = {save_every}
+
+[cache]
+url = {cache}
+
+[[dataset]]
+url = {photos}
+name = "photos"
+resolution = {resolution}
+align = 16
+caption = {caption}
+caption_dropout = 0.0
+
+[model]
+{model}
+"""
+ADAPTERS = {"full": 'kind = "full"', "lora": 'kind = "lora"\nrank = 16'}
+
+
+def write_run_file(folder: Path, photos: Path, changes: Mapping[str, object]) -> Path:
+    """A run file in ``folder``, whose runs write below it. Raises KeyError for a change that the text has no place for."""
+    settings: dict[str, object] = {
+        "output": str(folder / "run"),
+        "cache": str(folder / "cache"),
+        "photos": str(photos),
+        "batch": 8,
+        "precision": "fp32",
+        "resolution": 64,
+        "caption": "textfile",
+        "save_every": 0,
+    }
+    adapter, model = ADAPTERS[str(changes.get("adapter", "full"))], changes.get("model")
+    others = {name: value for name, value in changes.items() if name not in ("adapter", "model")}
+    if unknown := others.keys() - settings.keys():
+        raise KeyError(f"no place for {unknown}")
+    quoted = {name: json.dumps(value) for name, value in (settings | others).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "run.toml"
+    checkpoint = f"checkpoint = {json.dumps(str(model))}" if model else ""
+    file.write_text(TEXT.format(**quoted, adapter=adapter, model=checkpoint), encoding="utf-8")
+    return file

@@ -1,0 +1,137 @@
+"""The command line: which commands there are, and how one is written.
+
+A command lives in ``st/cli/<name>.py`` and is imported when it is called. The file holds plain functions whose
+signatures typer reads, and a tuple ``COMMANDS`` of them:
+
+- one function named as the file: ``st train`` is ``train.py`` with ``COMMANDS = (train,)``;
+- other functions are commands below it: ``st config show`` is ``config.py`` with ``COMMANDS = (show,)``; ``_`` becomes
+  ``-`` and a trailing ``_`` is dropped;
+- both: the function named as the file runs when no further command is given (``st plugins``), without arguments.
+
+A function's docstring is its help text. Its body imports what it needs; the file's top imports only typer and the
+standard library. Results go to standard output. A mistake of the user is raised as a StError and printed here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from st.errors import StError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+HELP = {
+    "train": "Train from a run file.",
+    "config": "Show what a run file means.",
+    "plugins": "List what is installed, and check it.",
+    "data": "Look at data sets without training.",
+    "cache": "Look after cached encoder outputs.",
+    "sample": "Render samples from what a run saved.",
+    "tiny": "Write a tiny model with random weights, for tests.",
+    "new": "Start a plugin of your own.",
+    "reference": "Options, hooks and the schema of run files.",
+}
+"""The commands in the order of the help text. The name is also the file's."""
+
+
+class _CommandFiles(TyperGroup):
+    """Commands known by name and help line, whose files are imported when they are called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name else None, rest
+
+
+def _load(name: str) -> Any:
+    functions: tuple[Callable[..., object], ...] = import_module(f"st.cli.{name}").COMMANDS
+    app = _typer(name)
+    for function in functions:
+        if function.__name__ != name:
+            app.command(function.__name__.rstrip("_").replace("_", "-"))(function)
+        elif len(functions) == 1:
+            app.command(name)(function)
+        else:
+            app.callback(invoke_without_command=True)(_unless_further_command(function))
+    if len(functions) == 1 and functions[0].__name__ != name:
+        # Typer makes an app of one function a plain command; an empty callback keeps it a group.
+        app.callback(help=HELP[name])(_nothing)
+    return typer.main.get_command(app)
+
+
+def _unless_further_command(function: Callable[[], object]) -> Callable[[typer.Context], None]:
+    def callback(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is None:
+            function()
+
+    callback.__doc__ = function.__doc__
+    return callback
+
+
+def _nothing() -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"st {version('st-core')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
+
+
+def _top(version: Version = False) -> None:
+    """Train diffusion models."""
+
+
+def _typer(name: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    return typer.Typer(
+        name=name,
+        cls=cls,
+        help=HELP.get(name),
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        no_args_is_help=cls is not None,
+    )
+
+
+def application() -> typer.Typer:
+    """The whole command line. Only the command that is called is imported."""
+    app = _typer("st", _CommandFiles)
+    app.callback()(_top)
+    for name, line in HELP.items():
+        app.command(name, help=line)(_nothing)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; its exit code.
+
+    0 finished, 1 failed, 2 configuration, 3 out of memory, 4 interrupted after saving.
+    """
+    try:
+        application()(list(arguments), prog_name="st", obj=list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    except StError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The ``st`` command."""
+    sys.exit(run(sys.argv[1:]))

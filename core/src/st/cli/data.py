@@ -1,0 +1,98 @@
+"""``st data``: look at data sets without training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from st.cli.runfile import Overrides, PluginNames, RunFile
+
+if TYPE_CHECKING:
+    from st.activation import Plugins
+    from st.config import RunConfig
+    from st.data.backend import DataBackend
+    from st.data.dataset import DatasetConfig
+
+
+def check(
+    file: RunFile,
+    plugins: PluginNames = None,
+    overrides: Overrides = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Devices that the run will have.")] = 1,
+    all_: Annotated[bool, typer.Option("--all", help="List every name, not the first twenty.")] = False,
+) -> None:
+    """Decode every sample and say what would be trained on, left out and cut off.
+
+    Nothing is written. Ends with 1 where training would stop.
+    """
+    from st.assembly import assemble
+    from st.data.buckets import BatchShape
+    from st.data.checking import check_set, failure, lines
+    from st.errors import StError
+
+    config, active = assemble(file, plugins or (), overrides or ())
+    _need_data(config)
+    shape = BatchShape(config.batch, ranks, config.accumulate)
+    encoders = active.family.text_encoders()
+    failed = False
+    for dataset in config.datasets:
+        backend, transforms = _parts(active, dataset)
+        try:
+            found = check_set(
+                dataset,
+                backend,
+                active.family.geometry,
+                encoders,
+                shape=shape,
+                seed=config.seed,
+                transforms=transforms,
+            )
+        except StError as error:
+            found = failure(error, dataset.name)
+        for line in lines(found, 10**9 if all_ else 20):
+            typer.echo(line)
+        failed |= bool(found.failures)
+    if failed:
+        raise typer.Exit(1)
+
+
+def show(
+    file: RunFile,
+    plugins: PluginNames = None,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
+    per_bucket: Annotated[int, typer.Option(min=1, help="Samples shown of each bucket.")] = 24,
+) -> None:
+    """Write a page with the pictures of every bucket as training will see them: crops, masks and captions."""
+    from st.assembly import assemble
+    from st.data.prepare import prepare_set
+    from st.data.sheet import page
+    from st.report.report import Report
+
+    config, active = assemble(file, plugins or (), overrides or ())
+    _need_data(config)
+    sets = []
+    for dataset in config.datasets:
+        backend, transforms = _parts(active, dataset)
+        rule = active.family.geometry
+        sets.append(
+            prepare_set(dataset, backend, rule, seed=config.seed, report=Report.silent(), transforms=transforms)
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page(sets, per_bucket), encoding="utf-8")
+    typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
+
+
+def _parts(active: "Plugins", dataset: "DatasetConfig") -> tuple["DataBackend", list[Any]]:
+    backend = active.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
+    return backend, [answer for _, answer in active.answers("st_sample_transform", dataset=dataset)]
+
+
+def _need_data(config: "RunConfig") -> None:
+    from st.errors import DataUnusable
+
+    if not config.datasets:
+        raise DataUnusable("the run file has no data set.", fix='Add [[dataset]] with url = "file:photos".')
+
+
+COMMANDS = (check, show)

@@ -1,0 +1,52 @@
+"""``st train``: train from a run file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from st.cli.runfile import Overrides, PluginNames, RunFile
+
+INTERRUPTED = 4
+"""Exit code of a run that was told to stop and has saved what it learned."""
+
+
+def train(
+    ctx: typer.Context,
+    file: RunFile,
+    plugins: PluginNames = None,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for what the run writes, over the file's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    accept: Annotated[list[str] | None, typer.Option(help="A setting that may differ when a run is resumed.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan and stop.")] = False,
+) -> None:
+    """Train from a run file.
+
+    Ends with 0 when finished, 1 when failed, 2 for settings that cannot be used, 3 when out of memory and 4 when
+    interrupted after saving.
+    """
+    from st.assembly import assemble
+
+    changes = [*(overrides or ()), *([f"output={json.dumps(str(output))}"] if output else ())]
+    config, active = assemble(file, plugins or (), changes, training=True)
+    if dry_run:
+        from st.cli.plan import print_plan
+
+        print_plan(config, active)
+        return
+    from st.train.ranks import launched_by_us
+
+    status = launched_by_us(config.ranks, config.device, ctx.obj)
+    if status is not None:
+        raise typer.Exit(status)
+    from st.train.run import Outcome, execute
+
+    outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
+    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: INTERRUPTED, Outcome.FAILED: 1}[outcome])
+
+
+COMMANDS = (train,)

@@ -1,0 +1,220 @@
+"""RunConfig: everything that a run file says, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from st.options import Options
+from st.registrar import Choice
+from st.runfile import Location, dotted
+
+if TYPE_CHECKING:
+    from st.data.cache import CacheOptions
+    from st.data.dataset import DatasetConfig
+    from st.data.loader import LoaderOptions
+    from st.diffusion.noise import NoiseOptions
+    from st.diffusion.objective import MaskOptions
+    from st.diffusion.shift import ShiftOptions
+    from st.model.compiling import CompileOptions
+    from st.model.recompute import RecomputeOptions
+    from st.registrar import StrategyKind
+    from st.report.evaluation import EvaluationOptions
+    from st.report.report import ReportOptions
+    from st.report.validation import ValidationOptions
+    from st.train.average import AverageOptions
+    from st.train.checkpoint import CheckpointOptions
+    from st.train.gradients import ClipOptions
+    from st.train.ranks import RanksOptions
+
+SECTIONS = {
+    "clip": "st.train.gradients:ClipOptions",
+    "shift": "st.diffusion.shift:ShiftOptions",
+    "noise": "st.diffusion.noise:NoiseOptions",
+    "mask": "st.diffusion.objective:MaskOptions",
+    "average": "st.train.average:AverageOptions",
+    "recompute": "st.model.recompute:RecomputeOptions",
+    "compile": "st.model.compiling:CompileOptions",
+    "loader": "st.data.loader:LoaderOptions",
+    "cache": "st.data.cache:CacheOptions",
+    "checkpoint": "st.train.checkpoint:CheckpointOptions",
+    "validation": "st.report.validation:ValidationOptions",
+    "evaluation": "st.report.evaluation:EvaluationOptions",
+    "report": "st.report.report:ReportOptions",
+    "ranks": "st.train.ranks:RanksOptions",
+}
+"""Sections of a run file, and whose options they are."""
+
+CHOICES: dict[StrategyKind, str] = {
+    "adapter": "lora",
+    "quantizer": "",
+    "optimizer": "adamw",
+    "schedule": "constant",
+    "density": "",
+    "weighting": "uniform",
+    "distance": "l2",
+}
+"""Sections that choose a strategy by ``kind``, and the one for a file without it; '' where the family decides."""
+
+ABSENT_IS_OFF = frozenset({"average", "quantizer"})
+"""Sections whose absence means that nothing is done."""
+
+
+class RunOptions(Options):
+    """The settings at the top of a run file."""
+
+    plugins: tuple[str, ...] = ()
+    """Plugins that are active, in order; "no:NAME" takes one away and "./file.py:Class" loads one from a file."""
+    output: str = ""
+    """Folder for everything the run writes."""
+    name: str = ""
+    """Name of the run for people and trackers. The output folder's name where it is not set."""
+    seed: int = 42
+    """Seed of every draw. The same seed gives the same run on any number of devices."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps to train for. Set this or epochs."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the data to train for. Set this or steps."""
+    batch: int = Field(1, ge=1)
+    """Samples per device and microbatch."""
+    accumulate: int = Field(1, ge=1)
+    """Microbatches per optimizer step."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Number format that the denoiser computes in."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, mps or a name that torch knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Every setting of a run. The attributes are the run file's keys; ``plugin`` gives the options of an active plugin.
+
+    model is the family's options. quantizer and average are None where the run file has no such section.
+    """
+
+    plugins: tuple[str, ...]
+    output: str
+    name: str
+    seed: int
+    steps: int | None
+    epochs: float | None
+    batch: int
+    accumulate: int
+    precision: Literal["fp32", "bf16", "fp16"]
+    device: str
+    model: Options
+    adapter: Choice
+    quantizer: Choice | None
+    optimizer: Choice
+    schedule: Choice
+    density: Choice
+    weighting: Choice
+    distance: Choice
+    clip: ClipOptions
+    shift: ShiftOptions
+    noise: NoiseOptions
+    mask: MaskOptions
+    average: AverageOptions | None
+    recompute: RecomputeOptions
+    compile: CompileOptions
+    datasets: tuple[DatasetConfig, ...]
+    loader: LoaderOptions
+    cache: CacheOptions
+    checkpoint: CheckpointOptions
+    validation: ValidationOptions
+    evaluation: EvaluationOptions
+    report: ReportOptions
+    ranks: RanksOptions
+    plugin_options: Mapping[str, Options]
+    origins: Mapping[Location, str]
+    placeholders: Mapping[Location, str]
+
+    def plugin(self, name: str) -> Options | None:
+        """An active plugin's options, or None where no such plugin is active."""
+        return self.plugin_options.get(name)
+
+    def origin(self, location: Location) -> str:
+        """Where a value was written: ``run.toml:14``, ``--set``, ``ST_OPTIMIZER__LR``, or ``default`` for nowhere."""
+        inside = (text for place, text in self.origins.items() if place[: len(location)] == location)
+        return self.origins.get(location) or next(inside, "default")
+
+    def plain(self) -> dict[str, Any]:
+        """Everything as JSON data in the layout of a run file: written to a file it gives the same run.
+
+        A value that held ``{env:NAME}`` is given as it was written, so that secrets do not reach a run's folder.
+        """
+        data: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in {"plugin_options", "origins", "placeholders"}:
+                continue
+            if field.name == "datasets":
+                data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
+            else:
+                data[field.name] = _plain(value)
+        for name, options in self.plugin_options.items():
+            if options is not self.model:
+                data[name] = _dumped(options)
+        for location, text in self.placeholders.items():
+            _put(data, location, text)
+        return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Choice):
+        return {"kind": value.kind, **_dumped(value.options)}
+    if isinstance(value, Options):
+        return _dumped(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _dumped(options: Options) -> dict[str, Any]:
+    return options.model_dump(mode="json")
+
+
+def _put(data: Any, location: Location, text: str) -> None:
+    for step in location[:-1]:
+        data = data[step]
+    data[location[-1]] = text
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One setting that two plain configurations have differently; None for a setting that is not set."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Where two results of ``RunConfig.plain`` differ, in the order of the new one, then what only the old one has."""
+    before, after = _flat(old), _flat(new)
+    keys = [*after, *(key for key in before if key not in after)]
+    return [Difference(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(data: Any, location: Location = ()) -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        items: list[tuple[str | int, Any]] = list(data.items())
+    elif isinstance(data, (list, tuple)) and data and all(isinstance(item, Mapping) for item in data):
+        items = list(enumerate(data))
+    else:
+        return {dotted(location): list(data) if isinstance(data, tuple) else data}
+    return {key: leaf for step, value in items for key, leaf in _flat(value, (*location, step)).items()}
+
+
+def section_options(section: str) -> type[Options]:
+    """The Options class of a section of the core."""
+    module, _, name = SECTIONS[section].partition(":")
+    cls: type[Options] = getattr(import_module(module), name)
+    return cls
+
+
+def section_names() -> list[str]:
+    """Everything at the top of a run file that is not a plugin's section."""
+    return ["model", "dataset", *CHOICES, *SECTIONS]

@@ -1,0 +1,1 @@
+"""Samples: where they come from, which size they get, and how they become batches."""

@@ -1,0 +1,37 @@
+"""DataBackend: where samples come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from st.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from st.data.sample import Sample
+
+
+class DataBackend(ABC):
+    """Where samples come from. Knows nothing of models or training.
+
+    A backend is chosen by the scheme of a data set's ``url``. It is built with that url and with the keys of the data
+    set's table that its ``Options`` declares.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, url: str, options: Options) -> None:
+        self.url, self.options = url, options
+
+    @abstractmethod
+    def samples(self, unreadable: Callable[[str, str], None]) -> Iterator[Sample]:
+        """Every sample, in a stable order with stable keys; reads headers, decodes nothing.
+
+        A file that cannot be used is passed to ``unreadable(key, reason)`` and left out.
+        """
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The bytes behind a sample's key or one of its extras. Raises SampleUnreadable(key, reason)."""

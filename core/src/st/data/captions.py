@@ -1,0 +1,97 @@
+"""Captions: from a file's bytes to the texts that are encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from st.errors import SampleUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from st.data.dataset import DatasetOptions, ShuffleOptions
+
+_SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
+
+
+def read(data: bytes, key: str) -> str:
+    """The text of a caption file, UTF-8 with or without a byte order mark. Raises SampleUnreadable naming the byte."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"byte {data[error.start]:#04x} at position {error.start}"
+        raise SampleUnreadable(key, f"its caption is not UTF-8 ({where})") from error
+
+
+def lines(text: str) -> tuple[str, ...]:
+    """Each line that is not empty, without the white space around it."""
+    return tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
+
+
+def from_filename(key: str) -> str:
+    """The caption that a file's name spells: its stem with underscores as spaces."""
+    return key.rpartition("/")[2].rpartition(".")[0].replace("_", " ").strip()
+
+
+def shuffled(caption: str, options: ShuffleOptions, seed: int) -> tuple[str, ...]:
+    """The caption and its variants with the parts in another order, without repetitions.
+
+    Variant i depends on (seed, caption, i) alone, so that all variants can be encoded before training. A caption with
+    at most one part that can move is returned as it is.
+    """
+    separator, joint = _SEPARATORS[options.split_on]
+    parts = [stripped for part in caption.split(separator) if (stripped := part.strip())]
+    fixed, movable = parts[: options.keep], parts[options.keep :]
+    if len(movable) <= 1:
+        return (caption,)
+    own = int(hashlib.md5(caption.encode(), usedforsecurity=False).hexdigest(), 16) & 0xFFFFFFFF
+    variants = [caption] if options.include_original else []
+    for number in range(options.count):
+        order = list(movable)
+        random.Random(seed + own + number).shuffle(order)
+        variants.append(joint.join(fixed + order))
+    return tuple(dict.fromkeys(variants))
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecipe:
+    """How the captions of a data set become those that are trained on.
+
+    Order: the instance prompt replaces what was read; parts are shuffled; prefix and suffix are added.
+    """
+
+    instance_prompts: tuple[str, ...] = ()
+    prefix: str = ""
+    suffix: str = ""
+    shuffle: ShuffleOptions | None = None
+    seed: int = 0
+    empty_if_missing: bool = False
+
+    @classmethod
+    def of(cls, options: DatasetOptions, seed: int) -> CaptionRecipe:
+        own = options.shuffle.seed if options.shuffle else None
+        return cls(
+            instance_prompts=options.instance_prompts,
+            prefix=options.caption_prefix,
+            suffix=options.caption_suffix,
+            shuffle=options.shuffle,
+            seed=seed if own is None else own,
+            empty_if_missing=options.missing_caption == "empty",
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether captions are trained on as they were read."""
+        return not (self.instance_prompts or self.prefix or self.suffix or self.shuffle or self.empty_if_missing)
+
+    def apply(self, captions: Sequence[str]) -> tuple[str, ...]:
+        """The captions that one sample is trained on; every one of them is encoded, one is drawn per visit."""
+        texts: Sequence[str] = self.instance_prompts or captions or ([""] if self.empty_if_missing else [])
+        if shuffle := self.shuffle:
+            texts = [variant for text in texts for variant in shuffled(text, shuffle, self.seed)]
+        if self.prefix or self.suffix:
+            texts = [f"{self.prefix}{text}{self.suffix}" for text in texts]
+        return tuple(dict.fromkeys(texts))

@@ -1,0 +1,37 @@
+"""Geometry: the sizes a model accepts, and the one a sample gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Geometry:
+    """What one bucket holds: a picture (height, width), a clip (frames, height, width) or a sound (seconds).
+
+    Pixels and frames are whole numbers. A picture has frames 1 and seconds 0; a sound has height, width and frames 0.
+    """
+
+    height: int = 0
+    width: int = 0
+    frames: int = 1
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.height:
+            return f"{self.seconds:g}s"
+        clip = "" if self.frames == 1 else f"x{self.frames}"
+        return f"{self.width}x{self.height}{clip}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a picture gets to its geometry: resized to ``resized`` (covering, original aspect), then cropped at (top, left).
+
+    resized: (height, width) in pixels. aspect: the bucket's key, width / height rounded to two decimals.
+    """
+
+    geometry: Geometry
+    resized: tuple[int, int]
+    crop: tuple[int, int]
+    aspect: float

@@ -1,0 +1,63 @@
+"""Origins: which cache entries a sample is trained from, and what each of them is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from st.data.cache import Origin
+
+if TYPE_CHECKING:
+    from st.data.encoder import Encoder, LatentCodec
+    from st.data.index import Index
+    from st.data.prepare import PreparedSet
+
+MASK = "mask"
+
+
+class Origins:
+    """What an entry of each encoder is made of, for every sample of a run.
+
+    An encoder's fingerprint is asked for once. masks: data set -> row -> digest of the mask's bytes.
+    """
+
+    def __init__(self, codec: LatentCodec, text_encoders: Sequence[Encoder]) -> None:
+        self.codec, self.text_encoders = codec, tuple(text_encoders)
+        self.encoders: tuple[Encoder, ...] = (codec, *self.text_encoders)
+        self.masks: dict[str, dict[int, str]] = {}
+        self._fingerprints = {encoder.name: encoder.fingerprint for encoder in self.encoders}
+
+    @property
+    def caption_readers(self) -> tuple[Encoder, ...]:
+        """The encoders that are given captions."""
+        return tuple(encoder for encoder in self.encoders if encoder.reads == "caption")
+
+    @property
+    def media_readers(self) -> tuple[Encoder, ...]:
+        """The encoders that are given pixels or sound: the codec, and feature extractors."""
+        return tuple(encoder for encoder in self.encoders if encoder.reads != "caption")
+
+    def caption(self, encoder: Encoder, text: str) -> Origin:
+        """What the encoder's entry of a caption is made of."""
+        return Origin(encoder.name, self._fingerprints[encoder.name], {"caption": text})
+
+    def media(self, encoder: Encoder, index: Index, row: int) -> Origin | None:
+        """What the encoder's entry of a sample is made of; None while the digest of the sample's bytes is not known."""
+        digest = index.digest(row)
+        if digest is None:
+            return None
+        return Origin(encoder.name, self._fingerprints[encoder.name], _place(index, row, digest), index.key(row))
+
+    def mask(self, one: PreparedSet, row: int, height: int, width: int) -> Origin | None:
+        """What the entry of a sample's mask is made of, at latents of a size; None where it has no mask."""
+        digest = self.masks.get(one.config.name, {}).get(row)
+        if digest is None:
+            return None
+        reads = {**_place(one.index, row, digest), "latents": f"{width}x{height}"}
+        return Origin(MASK, "1", reads, one.index.extras(row)[MASK])
+
+
+def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
+    fit = index.fit(row)
+    (height, width), (top, left) = fit.resized, fit.crop
+    return {"bytes": digest, "geometry": str(fit.geometry), "resized": f"{width}x{height}", "crop": f"{top},{left}"}

@@ -1,0 +1,124 @@
+"""Integrates a prediction from noise to clean latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Protocol
+
+from st.diffusion.path import DiscretePath, Mix, unmix
+from st.diffusion.shift import shift
+from st.options import Options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from st.diffusion.path import Path
+    from st.diffusion.target import Target
+    from st.registrar import Registrar
+
+    Predict = Callable[[Tensor, Tensor], Tensor]
+    """(x, t) to a prediction like x; x (B, ...), t (B,) in (0, 1]."""
+    Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(x, t) to the clean latents and the noise that x is believed to be made of."""
+
+
+class Sampler(Protocol):
+    """One step from t to ``following``, which is less; both (B,). ends: whether ``following`` is 0."""
+
+    def __call__(self, read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends: bool) -> Tensor: ...
+
+
+def euler(read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends: bool) -> Tensor:
+    """Euler on a straight path, DDIM on a noise schedule (Song et al. 2020, arXiv:2010.02502)."""
+    t, following = times
+    return path(following).of(*read(x, t))
+
+
+def heun(read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends: bool) -> Tensor:
+    """Heun's second-order method; two predictions for each step but the last. Karras et al. 2022, arXiv:2206.00364."""
+    t, following = times
+    here, there = path(t), path(following)
+    clean, noise = read(x, t)
+    predicted = there.of(clean, noise)
+    if ends:
+        return predicted
+    clean_there, noise_there = read(predicted, following)
+    step = Mix(there.clean - here.clean, there.noise - here.noise)
+    return x + step.of((clean + clean_there) / 2, (noise + noise_there) / 2)
+
+
+def sample(
+    predict: Predict, path: Path, target: Target, noise: Tensor, times: Sequence[float], *, sampler: Sampler = euler
+) -> Tensor:
+    """Integrate a prediction from noise to clean latents, like noise.
+
+    noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. Gradients flow unless
+    the caller switches them off.
+    """
+
+    def read(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        here = path(t)
+        return unmix(x, here, predict(x, t).float(), target(here))
+
+    x = noise
+    for t, following in pairwise(times):
+        x = sampler(read, path, x, (_place(path, x, t), _place(path, x, following)), following == 0)
+    return x
+
+
+def _place(path: Path, x: Tensor, time: float) -> Tensor:
+    """A time as (B,) on x's device; of the path's table where it has one."""
+    t = x.new_full((len(x),), time)
+    return path.nearest(t) if isinstance(path, DiscretePath) else t
+
+
+def times(steps: int, k: float = 1.0) -> tuple[float, ...]:
+    """steps + 1 times from 1 to 0, evenly spread and then shifted by the k that training used; else the two disagree.
+
+    On a table this is "trailing" spacing, the one that starts from pure noise (arXiv:2305.08891, section 3.3).
+    """
+    return tuple(shift(1 - step / steps, k) for step in range(steps + 1))
+
+
+def guided(predict: Predict, negative: Predict, scale: float, rescale: float = 0.0) -> Predict:
+    """Classifier-free guidance by two predictions. Ho and Salimans 2022, arXiv:2207.12598.
+
+    scale: 1 is ``predict`` alone. rescale: how much of each sample's contrast is brought back to that of ``predict``,
+    in [0, 1].
+    """
+
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        return _combine(predict(x, t), negative(x, t), scale, rescale)
+
+    return both
+
+
+def guided_together(predict: Predict, scale: float, rescale: float = 0.0) -> Predict:
+    """Classifier-free guidance by one prediction of 2 B rows: the wanted ones first, then the negative ones."""
+
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        wanted, negative = predict(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2)).chunk(2)
+        return _combine(wanted, negative, scale, rescale)
+
+    return both
+
+
+def _combine(wanted: Tensor, negative: Tensor, scale: float, rescale: float) -> Tensor:
+    combined = negative + scale * (wanted - negative)
+    if not rescale:
+        return combined
+    dims = tuple(range(1, wanted.ndim))
+    # Lin et al. 2023, arXiv:2305.08891, section 3.4.
+    contrast = wanted.std(dims, keepdim=True) / combined.std(dims, keepdim=True)
+    return combined * (rescale * contrast + 1 - rescale)
+
+
+class SamplerOptions(Options):
+    """A sampler without settings."""
+
+
+def register(register: Registrar) -> None:
+    """Add the built-in samplers."""
+    register.sampler("euler", lambda options: euler, SamplerOptions)
+    register.sampler("heun", lambda options: heun, SamplerOptions)

@@ -1,0 +1,102 @@
+"""Every error a user can cause.
+
+StError                     one clear message, no traceback; ``exit_code`` is what the command ends with
+├── ProblemsFound           settings that cannot be used, all of them at once            exit 2
+├── PluginError             a named plugin is missing, broken or of another API          exit 2
+├── SampleUnreadable        one file of a data set cannot be used
+├── StoreUnreadable         a store did not answer or holds damaged bytes
+├── DataUnusable            what is left of a data set cannot be trained on              exit 2
+├── CheckpointDamaged       a checkpoint whose files are not those that were written
+├── OutputUnwritable        the run's folder is in use, full or read-only
+├── RunFailed               training cannot go on (a loss that is not finite, a dead rank)
+└── OutOfMemory             the device's memory is full                                  exit 3
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class StError(Exception):
+    """A mistake or a condition that the user can do something about.
+
+    what: what is wrong with which value, and where it came from. why: the reason, where it is not obvious. fix: what
+    to type. Shown as at most three lines, without a traceback.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what, self.why, self.fix = what, why, fix
+
+    def __str__(self) -> str:
+        return "\n  ".join(line for line in (self.what, self.why, self.fix) if line)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One setting that cannot be used. where: its place in the run file (``tread.drop``), '' for the run as a whole."""
+
+    where: str
+    what: str
+    why: str = ""
+    fix: str = ""
+
+
+class ProblemsFound(StError):
+    """Everything that is wrong with a run file, in the order of the file."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
+        self.problems, self.source = tuple(problems), source
+        super().__init__("\n".join(_sentence(problem) for problem in problems))
+
+    def __str__(self) -> str:
+        return "\nError: ".join(_sentence(problem) for problem in self.problems)
+
+
+def _sentence(problem: Problem) -> str:
+    return "\n  ".join(line for line in (problem.what, problem.why, problem.fix) if line)
+
+
+class PluginError(StError):
+    """A plugin that was named cannot be used."""
+
+    exit_code = 2
+
+
+class SampleUnreadable(StError):
+    """One file of a data set cannot be used; the others can."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key!r} cannot be used: {reason}")
+        self.key, self.reason = key, reason
+
+
+class StoreUnreadable(StError):
+    """A store did not answer, or holds bytes that are not those that were written."""
+
+
+class DataUnusable(StError):
+    """Nothing, or too little, of a data set is left to train on."""
+
+    exit_code = 2
+
+
+class CheckpointDamaged(StError):
+    """A checkpoint whose files are missing, cut short or changed."""
+
+
+class OutputUnwritable(StError):
+    """The run's folder cannot be written: in use by another run, full, or read-only."""
+
+
+class RunFailed(StError):
+    """Training cannot go on."""
+
+
+class OutOfMemory(StError):
+    """The device's memory is full."""
+
+    exit_code = 3

@@ -1,0 +1,125 @@
+"""Every hook, in the order in which a run calls them.
+
+A plugin implements a hook by a method of the same name under ``@st.hookimpl``, taking any subset of its arguments.
+Answers are taken in the order of the plugin list; ``None`` means "nothing from me". No hook is called inside a forward
+pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from st.config import RunConfig
+    from st.data.dataset import DatasetConfig
+    from st.data.sample import Sample
+    from st.errors import Problem
+    from st.model.blocks import BlockMiddleware
+    from st.registrar import Registrar
+    from st.train.run import Checkpoint, Outcome, Run
+    from st.train.step import StepStats, StepWrapper
+
+    ParamGroup = dict[str, Any]
+
+hookspec = pluggy.HookspecMarker("st")
+hookimpl = pluggy.HookimplMarker("st")
+
+
+@hookspec
+def st_register(register: Registrar) -> None:
+    """Add strategies that users choose by name.
+
+    Called once, after every named plugin is imported and before the run file is checked. ``register`` takes optimizers,
+    schedules, quantizers, adapters, densities, weightings, distances, samplers, validators and engines, and classes
+    made at run time. Two packages that claim one name stop the run. Torch must not be imported here.
+    """
+
+
+@hookspec
+def st_check(config: RunConfig) -> Iterable[Problem] | None:
+    """Refuse settings that cannot work together.
+
+    Called once, when the run file is valid; nothing is loaded and torch is not imported. Problems of all plugins are
+    shown together. ``config.plugin(name)`` gives another active plugin's options, or None.
+    """
+
+
+@hookspec
+def st_sample_transform(dataset: DatasetConfig) -> Callable[[Sample], Sample | None] | None:
+    """Edit or drop the samples of a data set.
+
+    Called once per data set, before buckets are made. The returned function is asked for each sample: it returns the
+    sample, a changed copy (captions, extras), or None to drop it, which the report counts. It must not depend on the
+    order of calls.
+    """
+
+
+@hookspec
+def st_denoiser_loaded(run: Run) -> None:
+    """Change the denoiser's structure.
+
+    Called once, when weights are loaded and quantized and before the adapter is attached: ``run.denoiser`` may be
+    edited in place; ``run.adapter`` is not attached yet.
+    """
+
+
+@hookspec
+def st_block_middleware(run: Run) -> BlockMiddleware | Sequence[BlockMiddleware] | None:
+    """Wrap the calls of the denoiser's blocks.
+
+    Called once, after the adapter is attached and before blocks are compiled and sharded. ``run.blocks`` lists the
+    groups and ``run.num_blocks`` counts their blocks; no middleware is installed yet. Middleware runs in every forward
+    pass, validation included: check ``torch.is_grad_enabled()`` to act in training only. Contradicting claims stop the
+    run.
+    """
+
+
+@hookspec
+def st_parameters(run: Run) -> Iterable[ParamGroup] | None:
+    """Train further parameters: projection heads, discriminators.
+
+    Called once, before the optimizer is built. Answers groups as torch optimizers take them (``params``, optionally
+    ``lr``, ``weight_decay``, ``name``). The plugin saves them itself: ``state_dict`` and ``load_state_dict`` on the
+    plugin.
+    """
+
+
+@hookspec
+def st_step(run: Run) -> StepWrapper | None:
+    """Replace a part of the training step.
+
+    Called once, after a checkpoint is restored and before the first step. The answer takes a Step and returns one,
+    usually ``dataclasses.replace(step, loss=...)``; wrappers are folded in plugin order, the first named innermost.
+    """
+
+
+@hookspec
+def st_step_end(run: Run, stats: StepStats) -> None:
+    """An optimizer step was taken.
+
+    Called after each one, on all ranks. Tensors in ``stats`` are on the device: reading one stops the device, so do it
+    rarely.
+    """
+
+
+@hookspec
+def st_checkpoint_saved(run: Run, checkpoint: Checkpoint) -> None:
+    """A checkpoint is complete on disk.
+
+    Called on rank 0 from the thread that wrote it, once its files have been renamed into place. The next checkpoint
+    waits for the answer; an exception stops the run there, so an uploader retries and reports by itself.
+    """
+
+
+@hookspec
+def st_run_end(run: Run, outcome: Outcome) -> None:
+    """The run is over.
+
+    Called exactly once on every rank, also after an error or Ctrl-C, when the final checkpoint and the adapter file
+    exist.
+    """

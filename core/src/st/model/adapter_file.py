@@ -1,0 +1,74 @@
+"""Adapter files on disk: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from st.errors import OutputUnwritable, StError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def read_adapter_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU, metadata of the header). Raises StError for a file that is missing, damaged or a pickle."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in PICKLES:
+        raise StError(
+            f"{str(path)!r} is a pickle, which can run any program when it is opened",
+            fix="convert it to .safetensors with the program that wrote it",
+        )
+    if not path.is_file():
+        raise StError(f"there is no file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StError(f"{str(path)!r} is not a whole safetensors file: {error}") from error
+
+
+def write_adapter_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a file that a reader sees whole or not at all, and read it back. Raises OutputUnwritable."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        save_file(plain, partial, metadata=dict(metadata))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        written, header = read_adapter_file(partial)
+        same = written.keys() == plain.keys() and all(_equal(written[name], plain[name]) for name in plain)
+        if not same or header != dict(metadata):
+            raise OutputUnwritable(
+                f"{str(path)!r} does not hold what was written", why="the disk may be damaged or full"
+            )
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> OutputUnwritable:
+    return OutputUnwritable(f"{str(path)!r} cannot be written: {error}", fix="free some space, or set output")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Byte by byte: a weight that is not a number is equal to itself here."""
+    import torch
+
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))

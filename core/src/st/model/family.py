@@ -1,0 +1,105 @@
+"""ModelFamily: a diffusion model that can be trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
+
+from st.data.rule import GeometryRule
+from st.diffusion.path import straight
+from st.diffusion.target import velocity
+from st.errors import StError
+from st.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path as FilePath
+
+    import torch
+    from torch import Tensor, nn
+
+    from st.data.encoder import Encoder, LatentCodec
+    from st.diffusion.objective import Batch, Noised
+    from st.diffusion.path import Path
+    from st.diffusion.target import Target
+    from st.model.blocks import BlockGroup
+    from st.model.formats import AdapterFormat
+
+O = TypeVar("O", bound=Options)
+
+
+class ModelFamily(ABC, Generic[O]):
+    """A diffusion model that can be trained: what it is made of, how to ask it, where it may be changed.
+
+    ``class Flux(ModelFamily["Flux.Options"])`` with a nested ``Options``. The list of methods is closed: a further
+    ability is an optional Protocol beside the feature that uses it.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    geometry: ClassVar[GeometryRule] = GeometryRule()
+    path: ClassVar[Path] = staticmethod(straight)
+    target: ClassVar[Target] = staticmethod(velocity)
+    defaults: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
+    """Sections that choose a strategy, as they are where the run file has none: ``{"weighting": {"kind":
+    "inverse_square"}}``."""
+
+    def __init__(self, options: O) -> None:
+        self.options = options
+
+    @abstractmethod
+    def codec(self) -> LatentCodec: ...
+
+    @abstractmethod
+    def text_encoders(self) -> Sequence[Encoder]: ...
+
+    @abstractmethod
+    def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        """The denoiser with its weights, in eval mode. Raises StError naming the folder or file that is missing."""
+
+    @abstractmethod
+    def tokens(self, latents: Tensor) -> int:
+        """S: how many stream tokens these latents (B, C, ...) become inside the denoiser."""
+
+    @abstractmethod
+    def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        """The denoiser's answer in the sense of ``target``, like noised.x.
+
+        Packing, time scale, sign and guidance are in here.
+        """
+
+    def collate(self, encoded: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """The text encoders' outputs of B samples as a batch: pads the first dimension with zeros and stacks.
+
+        Where any entry had to be padded, ``<name>_mask`` (B, longest), bool, says which rows are real.
+        """
+        from st.model.collate import pad_and_stack
+
+        return pad_and_stack(encoded)
+
+    def time_shift(self, tokens: int) -> float:
+        """k of the shift k t / (1 + (k - 1) t) that this family trains with at so many tokens; 1 is none."""
+        return 1.0
+
+    @abstractmethod
+    def adapter_targets(self) -> Sequence[str]:
+        """Module-name suffixes that adapters attach to, most useful first."""
+
+    @abstractmethod
+    def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        """Adapter file layouts by name; the first is the default."""
+
+    def blocks(self) -> Sequence[BlockGroup]:
+        """Where tokens pass through the denoiser; () where no technique may reach in."""
+        return ()
+
+    def save_checkpoint(self, denoiser: nn.Module, directory: FilePath) -> None:
+        """Write all weights so that ``Options(checkpoint=directory)`` loads them and upstream's tools do."""
+        raise StError(
+            f"{type(self).__name__} cannot save all of its weights", fix='set adapter.kind to "lora"'
+        )
+
+    @classmethod
+    def tiny(cls, directory: FilePath) -> Self:
+        """Write a tiny checkpoint with random weights in the upstream layout and open it; seconds on a CPU."""
+        raise StError(f"{cls.__name__} has no tiny checkpoint to write")

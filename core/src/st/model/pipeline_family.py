@@ -1,0 +1,221 @@
+"""PipelineFamily: a family whose parts come out of a diffusers pipeline."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from st.errors import StError
+from st.model.checkpoint_folder import CheckpointFolder
+from st.model.family import ModelFamily
+from st.model.pipeline_codec import PipelineCodec
+from st.options import Options
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from st.data.encoder import Encoder, LatentCodec
+    from st.data.geometry import Geometry
+    from st.model.formats import AdapterFormat
+
+
+class PipelineOptions(Options):
+    """Where a model is, and how its frozen parts are run."""
+
+    checkpoint: str
+    """Folder in diffusers' layout (with model_index.json), or a repository on the hub as owner/name."""
+    revision: str = ""
+    """Branch, tag or commit of a repository on the hub. Empty: its main branch."""
+    variant: str = ""
+    """Which weights to read where a checkpoint holds several, such as "fp16"."""
+    text_precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of the text encoders."""
+    autoencoder_precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the autoencoder, when it encodes."""
+    latents: Literal["mode", "sample"] = "mode"
+    """What is taken of the autoencoder's answer: its most likely value, or a sample, the same each time for a picture."""
+
+
+P = TypeVar("P", bound=PipelineOptions)
+
+
+class PipelineFamily(ModelFamily[P]):
+    """A family that diffusers has a pipeline for: text encoders, codec, denoiser and previews are the pipeline's own.
+
+    A subclass states data and writes ``tokens``, ``predict`` and ``adapter_targets``. Its conditions have the names of
+    the pipeline's arguments, so that the pipeline can be called with them.
+    """
+
+    Options: ClassVar[type[Options]] = PipelineOptions
+    pipeline: ClassVar[str]
+    """Name of the pipeline's class in diffusers."""
+    denoiser: ClassVar[str] = "transformer"
+    """Component that learns."""
+    autoencoder: ClassVar[str] = "vae"
+    """Component that turns pixels into latents."""
+    unused: ClassVar[Sequence[str]] = ("image_encoder", "feature_extractor", "safety_checker")
+    """Components that neither training nor previews need."""
+    codec_class: ClassVar[type[PipelineCodec]] = PipelineCodec
+    """Overridden where an autoencoder has arithmetic of its own."""
+    encodes: ClassVar[Sequence[str | None]] = ("prompt_embeds", None)
+    """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept."""
+    trims: ClassVar[Mapping[str, str]] = {}
+    """By name, the mask among them that says which of its rows are real; padding is not kept."""
+    guidance: ClassVar[str] = "guidance_scale"
+    """The pipeline's argument for the strength of guidance."""
+
+    def __init__(self, options: P) -> None:
+        super().__init__(options)
+        self.folder = CheckpointFolder(options.checkpoint, options.revision, options.variant)
+        self._renderer: Any = None
+
+    def prompt_arguments(self) -> Mapping[str, Any]:
+        """Further arguments of ``encode_prompt``, such as ``max_sequence_length``. They decide what is cached."""
+        return {}
+
+    def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
+        """Further arguments of the pipeline's call when it renders."""
+        return {}
+
+    def codec(self) -> LatentCodec:
+        self._check()
+        return self.codec_class(self.folder, self.autoencoder, self.options.autoencoder_precision, self.options.latents)
+
+    def text_encoders(self) -> Sequence[Encoder]:
+        from st.model.pipeline_text import PipelineText, Prompting
+
+        self._check()
+        prompting = Prompting(
+            self._pipeline_class(),
+            (self.denoiser, self.autoencoder, *self.unused),
+            self.encodes,
+            self.trims,
+            self.prompt_arguments(),
+        )
+        return (PipelineText(self.folder, prompting, self.options.text_precision),)
+
+    def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        self._check()
+        folder = self.folder.root([self.denoiser]) / self.denoiser
+        variant = self.options.variant or None
+        denoiser: nn.Module = self._denoiser_class().from_pretrained(
+            folder, torch_dtype=dtype, variant=variant, use_safetensors=True
+        )
+        return denoiser.to(device).eval()
+
+    def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        from st.model.formats import diffusers_format
+
+        return {"diffusers": diffusers_format(self.denoiser)}
+
+    def module_paths(self) -> list[str]:
+        """Every module path of the denoiser, found without its weights."""
+        import torch
+
+        kind = self._denoiser_class()
+        with torch.device("meta"):
+            denoiser = kind.from_config(dict(self.folder.config(self.denoiser)))
+        return [path for path, _ in denoiser.named_modules()]
+
+    def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
+        self.folder.copy(directory, without=self.denoiser)
+        save: Any = denoiser
+        save.save_pretrained(directory / self.denoiser, safe_serialization=True)
+
+    def render(
+        self,
+        denoiser: nn.Module,
+        conditions: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        geometry: Geometry,
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """What the pipeline gives whoever loads the result: (1, 3, [F,] H, W) in [0, 1].
+
+        conditions: collated, of one text; negative: likewise, None where guidance is off. The denoiser is in eval mode.
+        """
+        import torch
+
+        pipeline = self._rendering()
+        weight = next(one for one in denoiser.parameters() if one.is_floating_point())
+        arguments = self._conditions(conditions, "") | (self._conditions(negative, "negative_") if negative else {})
+        arguments = {
+            name: value.to(weight.device, weight.dtype) if value.is_floating_point() else value.to(weight.device)
+            for name, value in arguments.items()
+        }
+        wanted = arguments | {
+            "height": geometry.height,
+            "width": geometry.width,
+            "num_frames": geometry.frames,
+            "num_inference_steps": steps,
+            self.guidance: guidance,
+            # A generator of the CPU draws the same noise whatever the device.
+            "generator": torch.Generator().manual_seed(seed),
+            "output_type": "pt",
+            "return_dict": False,
+            **self.render_arguments(geometry),
+        }
+        known = inspect.signature(pipeline.__call__).parameters
+        autoencoder = getattr(pipeline, self.autoencoder)
+        # Pipelines decode in the precision that they were given embeddings in.
+        autoencoder.to(weight.device, weight.dtype)
+        pipeline.register_modules(**{self.denoiser: denoiser})
+        try:
+            pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
+        finally:
+            pipeline.register_modules(**{self.denoiser: None})
+            autoencoder.to("cpu")
+        clip = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
+        return clip.squeeze(2) if clip.ndim == 5 and geometry.frames == 1 else clip
+
+    def _conditions(self, conditions: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Conditions under the pipeline's names, with the masks that were trimmed away."""
+        found = {f"{prefix}{name}": value for name, value in conditions.items() if name in self.encodes}
+        for name, mask in self.trims.items():
+            rows = conditions[name]
+            present = conditions.get(f"{name}_mask")
+            found[f"{prefix}{mask}"] = rows.new_ones(rows.shape[:2]).long() if present is None else present.long()
+        return found
+
+    def _rendering(self) -> Any:
+        """The pipeline without text encoders and denoiser, kept from one preview to the next; on the CPU in between."""
+        if self._renderer is None:
+            self._check()
+            kind = self._pipeline_class()
+            wanted = [name for name in self.folder.components() if name in (self.autoencoder, "scheduler")]
+            known = inspect.signature(kind.__init__).parameters
+            absent = {name: None for name in self.folder.components() if name not in wanted and name in known}
+            root = self.folder.root(wanted)
+            variant = self.options.variant or None
+            self._renderer = kind.from_pretrained(root, variant=variant, use_safetensors=True, **absent)
+            self._renderer.set_progress_bar_config(disable=True)
+        return self._renderer
+
+    def _pipeline_class(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, self.pipeline)
+
+    def _denoiser_class(self) -> Any:
+        import diffusers
+
+        return getattr(diffusers, self.folder.components()[self.denoiser])
+
+    def _check(self) -> None:
+        """Raises StError where the checkpoint is of another family: its denoiser is no class of this pipeline's."""
+        components = self.folder.components()
+        expected = inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation
+        found = components.get(self.denoiser)
+        if found is None or found not in str(expected):
+            made_for = self.folder.index().get("_class_name", "another pipeline")
+            raise StError(
+                f"model.checkpoint = {self.options.checkpoint!r} is not a model of this family",
+                why=f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed",
+                fix="name another checkpoint, or the plugin of that model's family",
+            )

@@ -1,0 +1,125 @@
+"""PipelineText: all text encoders of a pipeline as one encoder."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from st.data.encoder import Encoder, Input
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from st.data.encoder import Encode
+    from st.model.checkpoint_folder import CheckpointFolder
+
+UNBOUNDED = 1 << 20
+"""Tokenizers without a limit of their own say so with a number beyond this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompting:
+    """How a pipeline is asked for what it makes of a caption.
+
+    pipeline: its class. without: components that have nothing to do with text. encodes: a name for each value that
+    ``encode_prompt`` returns, None for those not kept. trims: by name, the mask among them that says which rows are
+    real; only those rows are kept, and the mask is not. arguments: further ones for ``encode_prompt``.
+    """
+
+    pipeline: type
+    without: Sequence[str]
+    encodes: Sequence[str | None]
+    trims: Mapping[str, str]
+    arguments: Mapping[str, Any]
+
+
+class PipelineText(Encoder):
+    """A pipeline without its denoiser and its autoencoder, asked ``encode_prompt``."""
+
+    name = "text"
+    reads = "caption"
+
+    def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str) -> None:
+        self.folder, self.prompting, self.dtype = folder, prompting, dtype
+
+    @property
+    def fingerprint(self) -> str:
+        asked = json.dumps([self.prompting.encodes, dict(self.prompting.trims), dict(self.prompting.arguments)])
+        return f"{self.prompting.pipeline.__name__}-{self.folder.fingerprint(self._components())}-{self.dtype}-{asked}"
+
+    @contextmanager
+    def open(self, device: torch.device) -> Iterator[Encode]:
+        import torch
+
+        pipeline = self._load(device)
+        arguments = self._arguments(pipeline, device)
+
+        def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
+            with torch.no_grad():
+                values = pipeline.encode_prompt(prompt=[one.caption or "" for one in inputs], **arguments)
+            values = values if isinstance(values, tuple) else (values,)
+            named = {name: value for name, value in zip(self.prompting.encodes, values, strict=True) if name}
+            return [self._row(named, row) for row in range(len(inputs))]
+
+        yield encode
+
+    def count_tokens(self, caption: str) -> tuple[int, int] | None:
+        """For the tokenizer that reads the most of it."""
+        counts = []
+        for tokenizer in self._tokenizers():
+            limit = self.prompting.arguments.get("max_sequence_length", UNBOUNDED)
+            own = tokenizer.model_max_length
+            tokens = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
+            counts.append((min(tokens, limit, own), tokens))
+        if not counts:
+            return None
+        read, tokens = max(counts)
+        return tokens, read
+
+    def _row(self, named: Mapping[str, Any], row: int) -> dict[str, Tensor]:
+        entry = {}
+        for name, values in named.items():
+            if name not in self.prompting.trims.values():
+                kept = values[row]
+                if name in self.prompting.trims:
+                    kept = kept[named[self.prompting.trims[name]][row].bool()]
+                entry[name] = kept.detach().to("cpu", copy=True)
+        return entry
+
+    def _components(self) -> list[str]:
+        return [name for name in self.folder.components() if name not in (*self.prompting.without, "scheduler")]
+
+    def _load(self, device: torch.device) -> Any:
+        import torch
+
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
+        root = self.folder.root([*self._components(), "scheduler"])
+        pipeline: Any = self.prompting.pipeline
+        known = inspect.signature(pipeline.__init__).parameters
+        absent = {name: None for name in self.prompting.without if name in known}
+        variant = self.folder.variant or None
+        loaded = pipeline.from_pretrained(root, torch_dtype=dtype, variant=variant, use_safetensors=True, **absent)
+        return loaded.to(device)
+
+    def _arguments(self, pipeline: Any, device: torch.device) -> dict[str, Any]:
+        """Every argument that has no default is given: None where nothing is known about it."""
+        known = inspect.signature(pipeline.encode_prompt).parameters
+        arguments: dict[str, Any] = {
+            name: None
+            for name, parameter in known.items()
+            if parameter.default is parameter.empty and name != "prompt" and parameter.kind is not parameter.VAR_KEYWORD
+        }
+        offered = {"device": device, "do_classifier_free_guidance": False}
+        return arguments | {k: v for k, v in offered.items() if k in known} | dict(self.prompting.arguments)
+
+    def _tokenizers(self) -> list[Any]:
+        from transformers import AutoTokenizer
+
+        names = [name for name in self._components() if name.startswith("tokenizer")]
+        root = self.folder.root(names)
+        return [AutoTokenizer.from_pretrained(root / name) for name in names]

@@ -1,0 +1,89 @@
+"""The event log of a run: one JSON object per line, always on, readable while it grows."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from time import time
+from typing import Any
+
+from st.errors import OutputUnwritable
+
+FILE = "events.jsonl"
+
+Event = dict[str, Any]
+
+
+class EventLog:
+    """Appends events to a file. Thread-safe.
+
+    Each line is one write to the operating system, so what was logged survives the death of the process; a line cut
+    short by it is ended before the next is written, and ``read_events`` leaves it out.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time) -> None:
+        """Open ``path`` for appending. Raises OutputUnwritable."""
+        self.path, self._clock, self._lock = path, clock, threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._torn = _ends_inside_a_line(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise OutputUnwritable(f"{str(path)!r} cannot be written: {error.strerror}") from error
+
+    def write(self, event: str, **facts: object) -> None:
+        """Append one event with the time. Raises OutputUnwritable (a full disk); the log stays usable."""
+        line = json.dumps({"time": round(self._clock(), 3), "event": event} | {k: _plain(v) for k, v in facts.items()})
+        data = line.encode() + b"\n"
+        with self._lock:
+            if self._torn:
+                data = b"\n" + data
+            self._torn = True
+            try:
+                written = self._file.write(data)
+            except OSError as error:
+                raise OutputUnwritable(f"{str(self.path)!r} cannot be written: {error.strerror}") from error
+            self._torn = written != len(data)
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """The events of a log in order, without lines that were cut short; nothing where there is no file."""
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event
+
+
+def _ends_inside_a_line(path: Path) -> bool:
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _plain(value: object) -> object:
+    """As JSON has it. A number that is not finite becomes null, which every reader of JSON takes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (str, int)):
+        return value
+    return str(value)

@@ -1,0 +1,157 @@
+"""Readings: what steps left on the device, read back many steps at a time in one transfer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from st.train.run import Progress
+    from st.train.step import StepStats
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """The first microbatch whose loss is not finite."""
+
+    step: int
+    loss: float
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Some steps in a row. step: the last of them. losses: one mean per step. metrics: means over the steps, by name.
+
+    ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
+    groups differ), ``seconds/step`` and ``seconds/STAGE``, ``data_wait`` (share of the step's time),
+    ``samples_per_second`` (of all ranks), ``epoch``.
+    """
+
+    step: int
+    losses: tuple[float, ...]
+    metrics: Mapping[str, float]
+    spoiled: Spoiled | None
+
+
+class Readings:
+    """Holds the stats of the steps since the last reading; their tensors are read by ``read`` only."""
+
+    def __init__(self, ranks: int = 1) -> None:
+        self._ranks = ranks
+        self._held: list[tuple[int, int, StepStats]] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, progress: Progress, stats: StepStats) -> None:
+        """Hold one step's stats. ``progress`` is already advanced by it."""
+        self._held.append((progress.step, progress.epoch, stats))
+
+    def read(self, seconds: float) -> Reading:
+        """Read and forget what is held, at least one step. seconds: what those steps took in all."""
+        held, self._held = self._held, []
+        values = iter(_numbers([tensor for _, _, stats in held for tensor in _tensors(stats)]))
+        rows = [_row(step, stats, values) for step, _, stats in held]
+        losses = tuple(_mean(row.losses) for row in rows)
+        metrics = {"loss": _mean(losses)} | _parts(rows) | _updates(rows) | _times(rows, seconds, self._ranks)
+        metrics["epoch"] = float(held[-1][1])
+        spoiled = next((found for row in rows if (found := row.spoiled())), None)
+        return Reading(held[-1][0], losses, metrics, spoiled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One step's stats with its tensors as numbers."""
+
+    step: int
+    stats: StepStats
+    losses: list[float]
+    terms: dict[str, list[float]]
+    grad_norm: float | None
+
+    def spoiled(self) -> Spoiled | None:
+        each = len(self.stats.keys) // max(1, len(self.losses))  # a step's microbatches are of one size
+        for place, loss in enumerate(self.losses):
+            if not math.isfinite(loss):
+                return Spoiled(self.step, loss, tuple(self.stats.keys[place * each : (place + 1) * each]))
+        return None
+
+
+def _tensors(stats: StepStats) -> Iterator[Tensor]:
+    """Every scalar tensor of a step, in the order in which ``_row`` takes their values."""
+    yield from stats.losses
+    for terms in stats.terms.values():
+        yield from terms
+    if stats.update is not None and stats.update.grad_norm is not None:
+        yield stats.update.grad_norm
+
+
+def _row(step: int, stats: StepStats, values: Iterator[float]) -> _Row:
+    losses = [next(values) for _ in stats.losses]
+    terms = {name: [next(values) for _ in tensors] for name, tensors in stats.terms.items()}
+    has_norm = stats.update is not None and stats.update.grad_norm is not None
+    return _Row(step, stats, losses, terms, next(values) if has_norm else None)
+
+
+def _numbers(scalars: Sequence[Tensor]) -> list[float]:
+    """The values of scalar tensors, with one transfer per device that they are on (there is one)."""
+    import torch
+
+    places: dict[torch.device, list[int]] = {}
+    for place, scalar in enumerate(scalars):
+        places.setdefault(scalar.device, []).append(place)
+    numbers = [0.0] * len(scalars)
+    for held in places.values():
+        stacked = torch.stack([scalars[place].detach().reshape(()).float() for place in held])
+        for place, number in zip(held, stacked.tolist(), strict=True):
+            numbers[place] = number
+    return numbers
+
+
+def _parts(rows: Sequence[_Row]) -> dict[str, float]:
+    """Means per term and per data set, over the microbatches that had them."""
+    parts: dict[str, list[float]] = {}
+    for row in rows:
+        for name, values in row.terms.items():
+            parts.setdefault(f"term/{name}", []).extend(values)
+        for name, loss in zip(row.stats.datasets, row.losses, strict=True):
+            parts.setdefault(f"dataset/{name}", []).append(loss)
+    return {name: _mean(values) for name, values in parts.items()}
+
+
+def _updates(rows: Sequence[_Row]) -> dict[str, float]:
+    metrics = {}
+    norms = [row.grad_norm for row in rows if row.grad_norm is not None]
+    if norms:
+        metrics["grad_norm"] = _mean(norms)
+    update = rows[-1].stats.update
+    rates = update.learning_rates if update is not None else ()
+    if len(set(rates)) == 1:
+        metrics["lr"] = rates[0]
+    elif rates:
+        metrics |= {f"lr/{group}": rate for group, rate in enumerate(rates)}
+    return metrics
+
+
+def _times(rows: Sequence[_Row], seconds: float, ranks: int) -> dict[str, float]:
+    """Seconds per step in all and by stage; what no stage claims (a busy device, the host) is in the whole only."""
+    stages: dict[str, float] = {}
+    for row in rows:
+        for stage, spent in row.stats.seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+    whole = max(seconds, sum(stages.values()))
+    metrics = {"seconds/step": whole / len(rows)}
+    metrics |= {f"seconds/{stage}": spent / len(rows) for stage, spent in stages.items()}
+    if whole > 0:
+        metrics["data_wait"] = stages.get("data", 0.0) / whole
+        metrics["samples_per_second"] = ranks * sum(row.stats.samples for row in rows) / whole
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

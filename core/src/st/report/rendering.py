@@ -1,0 +1,239 @@
+"""Rendering: pictures of prompts, made by the denoiser in training as its users will make them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from st.data.sample import Media
+from st.errors import StError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from st.data.geometry import Geometry
+    from st.diffusion.objective import Batch, Noised, Objective
+    from st.diffusion.sampler import Predict as Ask
+    from st.diffusion.sampler import Sampler
+    from st.model.family import ModelFamily
+    from st.report.prompts import Shot
+
+    Predict = Callable[[Noised, Batch], Tensor]
+    Encodings = Mapping[str, Mapping[str, Tensor]]
+    """By text: what the text encoders gave for it, together, as ``ModelFamily.collate`` takes it."""
+
+T = TypeVar("T")
+
+FAILURES = (
+    StError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a family's or library's code raises when one picture cannot be rendered; the others may still be."""
+
+
+@runtime_checkable
+class RendersPictures(Protocol):
+    """A family that renders with the pipeline which its users will load the result into."""
+
+    def render(
+        self,
+        denoiser: nn.Module,
+        conditions: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        geometry: Geometry,
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """Pixels (1, 3, [F,] H, W) in [0, 1]. conditions: collated, of one text. negative: None without guidance."""
+        ...
+
+
+def encode_texts(family: ModelFamily[Any], wanted: Sequence[str], device: torch.device) -> Encodings:
+    """What the family's text encoders give for each text; each encoder is loaded once, one at a time."""
+    from st.data.encoder import Input
+
+    merged: dict[str, dict[str, Tensor]] = {text: {} for text in wanted}
+    for encoder in family.text_encoders():
+        with encoder.open(device) as encode:
+            entries = encode([Input(key=text, caption=text) for text in wanted])
+        for text, entry in zip(wanted, entries, strict=True):
+            merged[text] |= entry
+    return merged
+
+
+class Renderable(Protocol):
+    """What rendering needs of a run."""
+
+    @property
+    def family(self) -> ModelFamily[Any]: ...
+    @property
+    def denoiser(self) -> nn.Module: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A picture that could not be rendered. out_of_memory: whether smaller pictures would help."""
+
+    reason: str
+    out_of_memory: bool
+
+
+@dataclass(slots=True)
+class Renderer:
+    """Renders shots: by the family's own pipeline where it has one, else by the core's sampler and the family's codec.
+
+    predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
+    from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
+    latents, as far as they are known.
+    """
+
+    run: Renderable
+    sampler: Sampler
+    predict: Predict | None = None
+    shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
+
+    def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
+        """The size that the family accepts closest to the shot's."""
+        height, width = shot.size
+        media = Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
+        return self.run.family.geometry.nearest(media, height * width)
+
+    def render(
+        self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
+    ) -> Iterator[tuple[Shot, Geometry, Tensor | Failure]]:
+        """Each shot's pixels, (3, H, W) or (3, F, H, W) in [0, 1] on the CPU, in order.
+
+        The codec is loaded after the last prediction, so that it and the activations are never in memory together.
+        """
+        family = self.run.family
+        if isinstance(family, RendersPictures):
+            for shot, geometry in shots:
+                yield shot, geometry, self._attempt(partial(self._by_family, family, shot, geometry, encodings))
+            return
+        unlearnt = self._attempt(partial(self._learn_shapes, {geometry for _, geometry in shots}))
+        if isinstance(unlearnt, Failure):
+            yield from ((shot, geometry, unlearnt) for shot, geometry in shots)
+            return
+        latents = [self._attempt(partial(self._sample, shot, geometry, encodings)) for shot, geometry in shots]
+        with ExitStack() as stack:
+            decode = self._attempt(lambda: stack.enter_context(family.codec().decoder(self.run.device)))
+            for (shot, geometry), latent in zip(shots, latents, strict=True):
+                if isinstance(latent, Failure):
+                    yield shot, geometry, latent
+                elif isinstance(decode, Failure):
+                    yield shot, geometry, decode
+                else:
+                    yield shot, geometry, self._attempt(partial(self._decode, decode, latent))
+
+    def _attempt(self, make: Callable[[], T]) -> T | Failure:
+        try:
+            return make()
+        except FAILURES as error:
+            failure = Failure(f"{type(error).__name__}: {error}", _is_out_of_memory(error))
+        # Outside of the except clause: the traceback would keep the tensors that are to be freed.
+        if failure.out_of_memory:
+            _free(self.run.device)
+        return failure
+
+    def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
+        negative = self._conditions(shot.negative, encodings) if shot.guided else None
+        pixels = family.render(
+            self.run.denoiser,
+            self._conditions(shot.prompt, encodings),
+            negative,
+            geometry,
+            seed=shot.seed,
+            steps=shot.steps,
+            guidance=shot.guidance,
+        )
+        return pixels[0].float().cpu()
+
+    def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        return decode(latents.to(self.run.device))[0].float().cpu()
+
+    def _sample(self, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
+        """Latents (1, C, ...) of a shot, on the CPU."""
+        import torch
+
+        from st.diffusion.sampler import guided, sample, times
+
+        generator = torch.Generator().manual_seed(shot.seed)
+        noise = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
+        ask = self._ask(shot, geometry, self._conditions(shot.prompt, encodings), noise)
+        if shot.guided:
+            against = self._ask(shot, geometry, self._conditions(shot.negative, encodings), noise)
+            ask = guided(ask, against, shot.guidance)
+        family, shift = self.run.family, self.run.objective.shift(noise)
+        latents = sample(ask, family.path, family.target, noise, times(shot.steps, shift), sampler=self.sampler)
+        return latents.cpu()
+
+    def _ask(self, shot: Shot, geometry: Geometry, conditions: Mapping[str, Tensor], like: Tensor) -> Ask:
+        import torch
+
+        from st.diffusion.objective import Batch, Noised
+
+        size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
+        extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
+        batch = Batch((shot.name,), (0,), "", like, conditions, extras=extras)
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            noised = Noised(x=x, t=t, clean=x, noise=x)
+            if self.predict is not None:
+                return self.predict(noised, batch)
+            return self.run.family.predict(self.run.denoiser, noised, batch)
+
+        return ask
+
+    def _conditions(self, text: str, encodings: Encodings) -> dict[str, Tensor]:
+        collated = self.run.family.collate([encodings[text]])
+        return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
+
+    def _learn_shapes(self, geometries: set[Geometry]) -> None:
+        """The shape of latents at each size, from the codec itself: it encodes a grey picture, once per size."""
+        import torch
+
+        from st.data.encoder import Input
+
+        unknown = sorted(geometries - self.shapes.keys())
+        if not unknown:
+            return
+        with self.run.family.codec().open(self.run.device) as encode:
+            for geometry in unknown:
+                frames = () if geometry.frames == 1 else (geometry.frames,)
+                grey = torch.full((3, *frames, geometry.height, geometry.width), 0.5)
+                (entry,) = encode([Input(key="", geometry=geometry, pixels=grey)])
+                self.shapes[geometry] = tuple(entry["latents"].shape)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _free(device: torch.device) -> None:
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,291 @@
+"""Report: everything that is said about a run, to its event log, the terminal, the trackers and ``report.html``."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from st.errors import OutputUnwritable, RunFailed
+from st.options import Options
+from st.report.console import Console, ConsoleKind, NoConsole, open_console
+from st.report.events import FILE, EventLog
+from st.report.fanout import Fanout
+from st.report.readings import Readings, Spoiled
+
+if TYPE_CHECKING:
+    from st.report.page_samples import Thumbnails
+    from st.report.tracker import Picture, RunInfo, Tracker
+    from st.train.run import Outcome, Progress
+    from st.train.step import StepStats
+
+KEYS_LOGGED = 1000
+"""Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
+
+QUIET = frozenset({"caption", "checkpoint_removed"})
+"""Kinds of notes that are for the page and the log, not for the terminal."""
+
+
+class ReportOptions(Options):
+    """What is shown of a run, and how often."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between two readings of losses from the device. Reading stops the device, so smaller is slower."""
+    console: ConsoleKind = "auto"
+    """Live progress on a terminal and plain lines elsewhere (auto), always plain lines (plain), or nothing (off)."""
+    line_seconds: float = Field(default=30.0, gt=0)
+    """Seconds between two plain lines of progress."""
+    tracker_seconds: float = Field(default=30.0, ge=0)
+    """Seconds that trackers get to finish after the run; one that hangs is then left behind."""
+
+
+class Stage:
+    """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe."""
+
+    def __init__(self, name: str, total: int, console: Console) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self._console, self._lock = console, threading.Lock()
+
+    def advance(self, n: int = 1) -> None:
+        with self._lock:
+            self.done += n
+        self._console.stage(self.name, self.done, self.total)
+
+
+class Report:
+    """Everything that is said about a run. Thread-safe; on rank 0 it writes, on the others it only watches the loss.
+
+    Losses are those of this rank's microbatches, unless the loop reduced them before. In the order of a run: ``open``,
+    then notes and stages, ``start``, ``step`` after each one, ``finish``.
+    """
+
+    def __init__(self, options: ReportOptions, log: EventLog | None, console: Console) -> None:
+        self.options = options
+        self._log, self._console = log, console
+        self._fanout = Fanout({}, self.warn)
+        self._info: RunInfo | None = None
+        self._readings = Readings()
+        self._step = 0
+        self._failure: RunFailed | None = None
+        self._checkpoints: dict[int, str] = {}
+        self._dropped: Counter[tuple[str, str]] = Counter()
+        self._clock = _LoopClock()
+        self._lock, self._page_lock = threading.Lock(), threading.Lock()
+        self._log_broken = False
+        self._thumbnails: Thumbnails | None = None
+
+    @classmethod
+    def open(cls, info: RunInfo, options: ReportOptions, versions: Mapping[str, str], rank: int = 0) -> Report:
+        """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
+
+        versions: what the page lists, by name: st, torch, each active plugin.
+        """
+        if rank:
+            return cls(options, None, NoConsole())
+        report = cls(options, EventLog(info.directory / FILE), open_console(options.console, options.line_seconds))
+        report._info = info
+        report._write(
+            "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
+        )
+        return report
+
+    @classmethod
+    def silent(cls) -> Report:
+        """A report that nobody sees, for tests and commands."""
+        return cls(ReportOptions(), None, NoConsole())
+
+    @property
+    def failure(self) -> RunFailed | None:
+        """Why training cannot go on, once a reading met a loss that is not finite; the loop raises it."""
+        return self._failure
+
+    def note(self, text: str, kind: str = "note", **facts: object) -> None:
+        """Say one sentence, with what a program may want of it as facts.
+
+        kind: ``note``, ``warning`` and ``error`` are listed on the page. ``checkpoint`` (step, directory) also rewrites
+        the page. ``dataset`` (dataset, role, url, samples, buckets: samples by geometry) and ``caption`` (dataset, key,
+        caption, tokens, read; not printed) fill the page's data section. Any other kind is printed, logged and listed.
+        """
+        self._write("note", kind=kind, text=text, **{"step": self._step, **facts})
+        if kind not in QUIET:
+            self._console.line(text, kind)
+        if kind == "checkpoint":
+            step, directory = facts.get("step"), facts.get("directory")
+            if isinstance(step, int):
+                with self._lock:
+                    self._checkpoints[step] = str(directory)
+            self.page()
+
+    def warn(self, text: str) -> None:
+        """Note something that may not be what was meant."""
+        self.note(text, kind="warning")
+
+    def dropped(self, dataset: str, key: str, reason: str) -> None:
+        """Count a sample that is not used. ``reason`` up to its first colon is what samples are counted by."""
+        group = (dataset, reason.partition(":")[0])
+        with self._lock:
+            self._dropped[group] += 1
+            logged = self._dropped[group] <= KEYS_LOGGED
+        if logged:
+            self._write("dropped", dataset=dataset, key=key, reason=reason)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """Show the progress of ``total`` pieces of work: ``with report.stage("encoding latents", 480) as stage``."""
+        stage = Stage(name, total, self._console)
+        started = monotonic()
+        with self.pause(name):
+            try:
+                yield stage
+            finally:
+                seconds = monotonic() - started
+                self._console.stage_over(name, stage.done, seconds)
+                self._write(
+                    "stage", step=self._step, name=name, total=total, done=stage.done, seconds=round(seconds, 3)
+                )
+
+    @contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Time that the loop spends on something else (``save``, ``validation``); kept out of seconds per step."""
+        with self._clock.pause(name):
+            yield
+
+    def start(self, trackers: Mapping[str, Tracker], *, step: int, total: int, ranks: int = 1) -> None:
+        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks."""
+        self._readings = Readings(ranks)
+        self._step = step
+        self._write_dropped()
+        self._write("train", step=step, total=total, trackers=list(trackers))
+        if self._info is not None:
+            self._fanout = Fanout(trackers, self.warn)
+            self._fanout.start(self._info)
+            self._console.begin(step, total)
+        self._clock.start()
+
+    def step(self, progress: Progress, stats: StepStats) -> None:
+        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only."""
+        self._step = progress.step
+        self._readings.add(progress, stats)
+        self._console.advance(progress.step)
+        if len(self._readings) >= self.options.every:
+            self.read()
+
+    def read(self) -> None:
+        """Read the steps since the last reading now: before a checkpoint, so that no spoiled weights are saved."""
+        if not len(self._readings):
+            return
+        count = len(self._readings)
+        seconds, paused = self._clock.lap()
+        reading = self._readings.read(seconds)
+        self._write(
+            "step", step=reading.step, steps=count, metrics=reading.metrics, losses=reading.losses, paused=paused
+        )
+        self._fanout.log(reading.step, reading.metrics)
+        self._console.show(reading.step, reading.metrics)
+        if reading.spoiled is not None and self._failure is None:
+            self._failure = self._failed(reading.spoiled)
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log further numbers of a step: evaluation losses, scores."""
+        self._write("metrics", step=step, metrics=metrics)
+        self._fanout.log(step, metrics)
+
+    def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        """Show validation outputs; rewrites the page."""
+        shown = [{"path": str(p.path), "prompt": p.prompt, "label": p.label} for p in pictures]
+        self._write("pictures", step=step, pictures=shown)
+        self._fanout.show(step, pictures)
+        self.page()
+
+    def page(self) -> Path | None:
+        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written."""
+        if self._info is None:
+            return None
+        from st.report.page import write_page
+        from st.report.page_samples import Thumbnails
+
+        with self._page_lock:
+            self._thumbnails = self._thumbnails or Thumbnails()
+            try:
+                return write_page(self._info.directory, self._thumbnails)
+            except OSError as error:
+                self._console.line(f"report.html could not be written: {error}", "warning")
+                return None
+
+    def finish(self, outcome: Outcome, why: str = "") -> None:
+        """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
+        self.read()
+        self._write_dropped()
+        self._fanout.finish(outcome, self.options.tracker_seconds)
+        self._write("finish", step=self._step, outcome=outcome.value, why=why)
+        self.page()
+        self._console.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _write(self, event: str, **facts: object) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.write(event, **facts)
+        except OutputUnwritable as error:
+            if not self._log_broken:
+                self._console.line(f"{error}; events are lost until it can", "error")
+            self._log_broken = True
+
+    def _write_dropped(self) -> None:
+        with self._lock:
+            counts = dict(self._dropped)
+        for (dataset, reason), count in counts.items():
+            self._write("dropped_total", dataset=dataset, reason=reason, count=count)
+
+    def _failed(self, spoiled: Spoiled) -> RunFailed:
+        keys = ", ".join(repr(key) for key in spoiled.keys)
+        with self._lock:
+            good = [step for step in self._checkpoints if step < spoiled.step]
+        fix = f"the checkpoint of step {max(good)} is from before it" if good else "no checkpoint is from before it"
+        return RunFailed(
+            f"the loss of step {spoiled.step} is {spoiled.loss}",
+            why=f"it was computed on {keys}",
+            fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
+        )
+
+
+class _LoopClock:
+    """How long the loop took since the last lap, and how much of it was paused. Other threads' pauses do not count."""
+
+    def __init__(self) -> None:
+        self._thread = 0
+        self._lap = monotonic()
+        self._paused: dict[str, float] = {}
+        self._depth = 0
+
+    def start(self) -> None:
+        self._thread = threading.get_ident()
+        self._lap, self._paused = monotonic(), {}
+
+    @contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        if threading.get_ident() != self._thread or self._depth:
+            yield
+            return
+        started = monotonic()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            self._paused[name] = self._paused.get(name, 0.0) + monotonic() - started
+
+    def lap(self) -> tuple[float, dict[str, float]]:
+        """Seconds since the last lap without pauses, and the pauses by name."""
+        now = monotonic()
+        seconds, paused = now - self._lap, self._paused
+        self._lap, self._paused = now, {}
+        return max(0.0, seconds - sum(paused.values())), {name: round(spent, 4) for name, spent in paused.items()}

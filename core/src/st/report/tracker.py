@@ -1,0 +1,57 @@
+"""Tracker: shows a run to people, and cannot break it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from st.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from st.train.run import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a tracker is told of a run: its name, its folder, and every setting as plain data."""
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One validation output: a picture, clip or sound on disk with what it shows.
+
+    prompt: the text it was rendered from. label: which prompt, size and weights ("cat 64x64", "cat 64x64 base").
+    """
+
+    path: Path
+    prompt: str
+    label: str
+
+
+class Tracker(ABC):
+    """Shows a run to people. Called on rank 0, on a thread of its own; an exception disables it and is reported once."""
+
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @abstractmethod
+    def start(self, run: RunInfo) -> None: ...
+
+    @abstractmethod
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def show(self, step: int, pictures: Sequence[Picture]) -> None:
+        """Show validation outputs; the default shows none."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """The run is over; nothing is logged after this."""

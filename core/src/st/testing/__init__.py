@@ -1,0 +1,55 @@
+"""The conformance kit: every plugin passes it by subclassing.
+
+``pytest -p st.testing.fixtures`` adds the fixtures ``run_file``, ``st_cli`` and ``tiny_run``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from st.testing.backends import DataBackendTests as DataBackendTests
+    from st.testing.declared import not_applicable as not_applicable
+    from st.testing.family import ModelFamilyTests as ModelFamilyTests
+    from st.testing.family.examples import example_batch as example_batch
+    from st.testing.family.examples import example_noised as example_noised
+    from st.testing.hooks import HookPluginTests as HookPluginTests
+    from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
+    from st.testing.runs import CliResult as CliResult
+    from st.testing.runs import TinyRun as TinyRun
+    from st.testing.runs import TinyRunner as TinyRunner
+    from st.testing.tiny import TinyFamily as TinyFamily
+    from st.testing.trackers import TrackerTests as TrackerTests
+
+_HOME = {
+    "BlockMiddlewareTests": "st.testing.middleware",
+    "CliResult": "st.testing.runs",
+    "DataBackendTests": "st.testing.backends",
+    "HookPluginTests": "st.testing.hooks",
+    "ModelFamilyTests": "st.testing.family",
+    "TinyFamily": "st.testing.tiny",
+    "TinyRun": "st.testing.runs",
+    "TinyRunner": "st.testing.runs",
+    "TrackerTests": "st.testing.trackers",
+    "example_batch": "st.testing.family.examples",
+    "example_noised": "st.testing.family.examples",
+    "not_applicable": "st.testing.declared",
+}
+
+__all__ = sorted(_HOME)
+
+# Before any of them is imported, so that a failing claim shows its values.
+pytest.register_assert_rewrite(*sorted({*_HOME.values(), "st.testing.plugins"}))
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'st.testing' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""A run: its order, its loop and its checkpoints."""

@@ -1,0 +1,180 @@
+"""Assembly: from settings to a denoiser that is ready to learn, its optimizer and its step."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from st.errors import ProblemsFound, StError
+from st.train.average import Average
+from st.train.gradients import clip
+from st.train.step import Step, UpdateStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from st.activation import Plugins
+    from st.config import RunConfig
+    from st.diffusion.objective import Batch, Noised, Objective
+    from st.model.adapter import Adapter
+    from st.model.blocks import BlockMiddleware
+    from st.model.family import ModelFamily
+    from st.registrar import Choice
+    from st.train.run import Run
+    from st.train.schedule import Schedule
+
+    ParamGroup = dict[str, Any]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What changes the weights: everything that is trained, and what moves it."""
+
+    parameters: tuple[Tensor, ...]
+    optimizer: Optimizer
+    schedule: Schedule
+    average: Average | None
+    scaler: torch.amp.GradScaler | None
+
+
+def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_step: int = 1) -> Objective:
+    """The family's path and target with the strategies that the run file names. Needs no torch."""
+    from st.diffusion.objective import Objective
+    from st.diffusion.shift import shift_rule
+
+    def build(choice: Choice) -> Any:
+        return choice.build(choice.options)
+
+    return Objective(
+        path=family.path,
+        target=family.target,
+        density=build(config.density),
+        weighting=build(config.weighting),
+        distance=build(config.distance),
+        shift=shift_rule(config.shift, family.tokens, family.time_shift),
+        extra_noise=config.noise,
+        mask=config.mask,
+        samples_per_step=samples_per_step,
+    )
+
+
+def load_denoiser(config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device) -> nn.Module:
+    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen."""
+    precision = PRECISIONS[config.precision]
+    dtype = adapter.base_dtype(precision)
+    if precision == torch.float32 and dtype != torch.float32:
+        raise StError(
+            f"precision = 'fp32' cannot compute with weights that [adapter] keeps in {str(dtype).removeprefix('torch.')}",
+            fix="set precision to 'bf16', or adapter.dtype to 'fp32'",
+        )
+    denoiser = family.load_denoiser(device, dtype)
+    if config.quantizer is not None:
+        denoiser = config.quantizer.build(config.quantizer.options)(denoiser, family.adapter_targets())
+    denoiser.requires_grad_(False)
+    return denoiser
+
+
+def prepare_denoiser(run: Run, plugins: Plugins) -> list[ParamGroup]:
+    """Attach the adapter, then middleware, compile and share out; the adapter's parameter groups."""
+    from st.model.blocks import BlockStack, find_blocks
+    from st.model.claims import check_claims
+    from st.model.compiling import compile_blocks
+    from st.model.recompute import Recompute
+
+    groups = [dict(group) for group in run.adapter.attach(run.denoiser, run.family.adapter_targets())]
+    if run.adapter.note:
+        run.report.note(run.adapter.note, kind="adapter")
+    middleware: list[tuple[str, BlockMiddleware]] = []
+    for name, answer in plugins.answers("st_block_middleware", run=run):
+        middleware += [(name, one) for one in (answer if isinstance(answer, (list, tuple)) else [answer])]
+    if run.config.recompute.every:
+        middleware.append(("recompute", Recompute(run.config.recompute)))
+    if middleware and not run.blocks:
+        names = ", ".join(dict.fromkeys(name for name, _ in middleware))
+        raise StError(f"{names}: {type(run.family).__name__} declares no blocks that a technique could reach")
+    whole = [
+        index for index, (_, group) in enumerate(find_blocks(run.denoiser, run.blocks)) if not group.stream.droppable
+    ]
+    problems = check_claims(middleware, run.num_blocks, whole)
+    if problems:
+        raise ProblemsFound(problems)
+    if run.config.compile.blocks:
+        compile_blocks(run.denoiser, run.blocks, run.config.compile)
+    if middleware:
+        BlockStack(run.denoiser, run.blocks, [one for _, one in middleware])
+    run.denoiser.train()
+    run.ranks.shard(run.denoiser, run.blocks)
+    return groups
+
+
+def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> Learner:
+    """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average."""
+    every = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
+    config = run.config
+    optimizer: Optimizer = config.optimizer.build(every, config.optimizer.options)
+    schedule: Schedule = config.schedule.build(optimizer, config.schedule.options, run.total_steps)
+    parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
+    adapter_parameters = [p for group in groups for p in group["params"]]
+    return Learner(
+        parameters,
+        optimizer,
+        schedule,
+        Average(adapter_parameters, config.average) if config.average is not None else None,
+        torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None,
+    )
+
+
+def build_step(run: Run, learner: Learner, plugins: Plugins) -> Step:
+    """The plain step, folded through the wrappers of techniques: the first named is innermost."""
+
+    step = Step(run.objective.noise, predictor(run), run.objective.loss, lambda: update(run, learner))
+    for _, wrap in plugins.answers("st_step", run=run):
+        step = wrap(step)
+    return step
+
+
+def predictor(run: Run) -> Callable[[Noised, Batch], Tensor]:
+    """How the denoiser is asked, in training and in validation alike."""
+
+    def predict(noised: Noised, batch: Batch) -> Tensor:
+        with computing(run):
+            return run.family.predict(run.denoiser, noised, batch)
+
+    return predict
+
+
+def computing(run: Run) -> AbstractContextManager[Any]:
+    """The precision that predictions are made in: autocast for bf16 and fp16, nothing for fp32."""
+    dtype = PRECISIONS[run.config.precision]
+    return nullcontext() if dtype == torch.float32 else torch.autocast(run.device.type, dtype)
+
+
+def update(run: Run, learner: Learner) -> UpdateStats:
+    """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
+    rates = learner.schedule.set(run.progress.step)
+    if learner.scaler is not None:
+        learner.scaler.unscale_(learner.optimizer)
+    run.ranks.synchronise(learner.parameters)
+    norm = clip(learner.parameters, run.config.clip)
+    if learner.scaler is not None:
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+    else:
+        learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.average is not None:
+        learner.average.update(run.progress.step + 1)
+    return UpdateStats(norm, rates)
+
+
+def _technique_groups(answers: Iterable[tuple[str, Iterable[ParamGroup]]]) -> list[ParamGroup]:
+    return [{"name": name, **group} for name, answer in answers for group in answer]

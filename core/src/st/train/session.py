@@ -1,0 +1,250 @@
+"""Session: what happens around the loop: saving, restoring, measuring, and telling people."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from st.errors import CheckpointDamaged, StError
+from st.train.loop import Announce
+from st.train.run import Outcome
+from st.train.state import read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from st.activation import Plugins
+    from st.data.loader import Loader
+    from st.diffusion.objective import Batch, Noised
+    from st.train.assembly import Learner
+    from st.train.output import OutputFolder
+    from st.train.run import Checkpoint, Run
+    from st.train.saver import Saver
+    from st.train.step import StepStats
+    from st.train.stop import Stop
+
+    Measure = Callable[[], Mapping[str, float]]
+    Predict = Callable[[Noised, Batch], Tensor]
+
+
+@dataclass(slots=True)
+class Session:
+    """One run while it is being trained.
+
+    measures: (every so many steps, also before the first one, what) is measured. outcome: how the loop ended, once it
+    has.
+    """
+
+    run: Run
+    learner: Learner
+    loader: Loader
+    plugins: Plugins
+    folder: OutputFolder
+    saver: Saver
+    stop: Stop
+    measures: list[tuple[int, bool, Measure]] = field(default_factory=list, init=False)
+    outcome: Outcome = field(default=Outcome.FAILED, init=False)
+    saved_at: int | None = field(default=None, init=False)
+    measured_at: int | None = field(default=None, init=False)
+    measured: dict[str, float] = field(default_factory=dict, init=False)
+
+    def step_end(self, stats: StepStats) -> None:
+        """After each optimizer step: hooks, the report, and what is due."""
+        run = self.run
+        self.loader.consumed(run.progress)
+        run.report.step(run.progress, stats)
+        self.plugins.pm.hook.st_step_end(run=run, stats=stats)
+        if run.report.failure is not None:
+            raise run.report.failure
+        every = run.config.checkpoint.every
+        if every and run.progress.step % every == 0:
+            self.save()
+        self.measure()
+
+    def stop_requested(self) -> bool:
+        """Whether any rank was told to stop."""
+        return self.run.ranks.any(self.stop.requested)
+
+    def announce(self) -> Announce:
+        """What the loop tells this session."""
+        return Announce(self.step_end, self.stop_requested)
+
+    def measure_start(self, predict: Predict) -> None:
+        """Set up validation and evaluation, and measure before the first step where that was asked for."""
+        self.measures = list(_measures(self, predict))
+        if self.run.progress.step == 0:
+            self._measure([measure for _, at_start, measure in self.measures if at_start])
+
+    def measure(self) -> None:
+        """Run the validations that are due at this step, after its checkpoint, and keep the best."""
+        step = self.run.progress.step
+        due = [measure for every, _, measure in self.measures if step % every == 0]
+        if due:
+            self._measure(due)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The moving average in place of the trained weights, where one is kept."""
+        return nullcontext() if self.learner.average is None else self.learner.average.in_place()
+
+    def _measure(self, due: Sequence[Measure]) -> None:
+        step = self.run.progress.step
+        with self.run.report.pause("validation"):
+            for measure in due:
+                found = measure()
+                self.measured.update(found)
+                if found:
+                    self.run.report.metrics(step, found)
+        self.measured_at = step
+        best = self.run.config.checkpoint.best
+        if due and best and step:
+            self._keep_best(best)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step in the background. Raises RunFailed rather than save spoiled weights."""
+        run = self.run
+        run.report.read()
+        if run.report.failure is not None:
+            raise run.report.failure
+        self.saved_at = run.progress.step
+        if not run.ranks.main:
+            return
+        with run.report.pause("save"):
+            facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.size}
+            self.saver.save(run.progress.step, self.states(), facts)
+
+    def states(self) -> dict[str, Any]:
+        """Everything that a resumed run needs, by name."""
+        run, learner = self.run, self.learner
+        progress = run.progress
+        states: dict[str, Any] = {
+            "adapter": dict(run.adapter.state(run.denoiser)),
+            "optimizer": learner.optimizer.state_dict(),
+            "loader": self.loader.state_dict(),
+            "progress": {"step": progress.step, "samples": progress.samples, "epoch": progress.epoch},
+        }
+        if learner.average is not None:
+            states["average"] = learner.average.state_dict()
+        if learner.scaler is not None:
+            states["scaler"] = learner.scaler.state_dict()
+        for name, plugin in self.plugins.stateful():
+            states[f"plugin-{name}"] = plugin.state_dict()
+        return states
+
+    def restore(self) -> bool:
+        """Go on from the newest whole checkpoint; False where there is none. Damaged ones are named in the report."""
+        report = self.run.report
+
+        def damaged(error: CheckpointDamaged) -> None:
+            report.warn(f"{error}; looking for an older checkpoint")
+
+        step = self.folder.vault.newest(damaged)
+        if step is None:
+            if self.folder.vault.steps():
+                raise CheckpointDamaged(
+                    f"no checkpoint in {self.folder.vault.directory} is whole",
+                    fix="start again in another folder: --output DIR",
+                )
+            report.note("there is no checkpoint to resume from: starting at step 0")
+            return False
+        self._load(self.folder.vault.path(step) / "state")
+        report.note(f"resumed at step {step}", kind="resumed", step=step)
+        return True
+
+    def _load(self, directory: Path) -> None:
+        run, learner = self.run, self.learner
+        run.adapter.load(run.denoiser, read_state(directory, "adapter"))
+        learner.optimizer.load_state_dict(read_state(directory, "optimizer"))
+        progress = read_state(directory, "progress")
+        run.progress.step, run.progress.samples = progress["step"], progress["samples"]
+        run.progress.epoch = progress["epoch"]
+        self.loader.load_state_dict(read_state(directory, "loader"))
+        if learner.average is not None:
+            learner.average.load_state_dict(_optional(directory, "average", "average"))
+        if learner.scaler is not None:
+            learner.scaler.load_state_dict(_optional(directory, "scaler", "precision"))
+        for name, plugin in self.plugins.stateful():
+            plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
+        self.saved_at = run.progress.step
+
+    def announce_saved(self, checkpoint: Checkpoint) -> None:
+        """Tell plugins that a checkpoint is complete; called from the thread that wrote it."""
+        self.plugins.pm.hook.st_checkpoint_saved(run=self.run, checkpoint=checkpoint)
+
+    def finish(self, outcome: Outcome) -> None:
+        """The last checkpoint, and for a finished run the last measurement."""
+        self.outcome = outcome
+        if self.saved_at != self.run.progress.step:
+            self.save()
+        if outcome is Outcome.FINISHED and self.measured_at != self.run.progress.step:
+            self._measure([measure for _, _, measure in self.measures])
+        self.saver.wait()
+        self.run.ranks.barrier("the last checkpoint")
+
+    def _keep_best(self, metric: str) -> None:
+        if metric not in self.measured:
+            known = ", ".join(sorted(self.measured)) or "nothing was measured"
+            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
+        if not self.run.ranks.main:
+            return
+        value, best = self.measured[metric], self.folder.vault.best()
+        lowest = self.run.config.checkpoint.best_is == "lowest"
+        if best is not None and (value >= best[1] if lowest else value <= best[1]):
+            return
+        step = self.run.progress.step
+        if self.saved_at != step:
+            self.save()
+        self.saver.wait()
+        if step in self.folder.vault.steps():
+            self.folder.vault.mark_best(step, metric, value)
+            self.run.report.note(
+                f"best {metric} so far: {value:.5g} at step {step}", kind="best", step=step, value=value
+            )
+
+
+def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, Measure]]:
+    """Validation pictures and held-out losses, as the run file asks for them."""
+    from st.report.evaluation import evaluate, evaluation_rows
+    from st.report.validation import PromptValidator, prompts_to_encode
+
+    run = session.run
+    validation, evaluation = run.config.validation, run.config.evaluation
+    if texts := prompts_to_encode(validation):
+        sampler = session.plugins.registrar.lookup("sampler", validation.sampler)
+        validator = PromptValidator(
+            validation,
+            session.loader.encodings(texts),
+            sampler.build(sampler.options()),
+            predict,
+            weights=session.averaged,
+        )
+
+        def validate() -> Mapping[str, float]:
+            found = validator(run)
+            run.report.pictures(run.progress.step, found.pictures)
+            return found.metrics
+
+        yield validation.every, validation.at_start, validate
+    if evaluation.every:
+
+        def hold_out() -> Mapping[str, float]:
+            sets = session.loader.evaluation(lambda length: evaluation_rows(length, evaluation.samples))
+            with session.averaged():
+                return evaluate(run, sets, evaluation, predict)
+
+        yield evaluation.every, True, hold_out
+
+
+def _optional(directory: Path, name: str, setting: str) -> Any:
+    """State that exists only if it was asked for when the checkpoint was written."""
+    if not (directory / f"{name}.json").exists():
+        raise StError(
+            f"the checkpoint in {directory.parent} has no {name!r} state",
+            why=f"it was written without {setting}",
+            fix=f"resume with {setting} as it was, or start a new run",
+        )
+    return read_state(directory, name)

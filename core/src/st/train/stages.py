@@ -1,0 +1,293 @@
+"""The stages of a run, one function each, in the order in which ``execute`` calls them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import pyarrow as pa
+import torch
+
+from st.data.buckets import BatchShape
+from st.errors import OutOfMemory, ProblemsFound, StError
+from st.report.report import Report
+from st.report.tracker import RunInfo
+from st.train.assembly import build_objective, load_denoiser
+from st.train.output import OutputFolder
+from st.train.randomness import Draws, keyed
+from st.train.ranks import choose_device, engine_name
+from st.train.run import Outcome, Run
+from st.train.saver import Saver
+from st.train.session import Session
+from st.train.stop import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from st.activation import Plugins
+    from st.config import RunConfig
+    from st.data.cache import Cache
+    from st.data.encoding import Encoded
+    from st.data.loader import Loader
+    from st.data.prepare import PreparedSet
+    from st.diffusion.objective import Batch
+    from st.train.assembly import Learner
+    from st.train.ranks import Ranks
+
+
+def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
+    """The engine of this process, with every source of random numbers seeded."""
+    random.seed(config.seed)
+    numpy.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+    device = choose_device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise StError("precision = 'fp16': a CPU does not train in fp16", fix="set precision to 'bf16' or 'fp32'")
+    engine = plugins.registrar.lookup("engine", engine_name(config.ranks))
+    ranks: Ranks = engine.build(device, config.ranks)
+    return ranks
+
+
+@contextmanager
+def opened(
+    config: RunConfig, plugins: Plugins, ranks: Ranks, *, resume: bool, accepted: Sequence[str]
+) -> Iterator[tuple[OutputFolder, Report]]:
+    """The output folder, claimed, and the report, open; both are closed whatever happens, and plugins are told of an
+    error."""
+    directory = Path(config.output)
+    folder = OutputFolder(directory)
+    changes: list[str] = []
+    if ranks.main:
+        folder.claim()
+        free = [*accepted, *plugins.trackers, *(["plugins"] if _only_trackers_differ(config, folder, plugins) else [])]
+        changes = folder.open(config.plain(), resume=resume, accepted=free)
+    ranks.barrier("opening the output folder")
+    info = RunInfo(config.name or directory.name, directory, config.plain())
+    versions = {"st": _own_version(), "torch": torch.__version__}
+    versions |= {name: facts["version"] for name, facts in plugins.versions().items() if facts["version"]}
+    report = Report.open(info, config.report, versions, rank=ranks.rank)
+    report.note(f"running on {ranks.describe()}", kind="engine")
+    for line in changes:
+        report.note(line)
+    try:
+        yield folder, report
+    except torch.OutOfMemoryError as error:
+        report.finish(Outcome.FAILED, str(error))
+        raise _out_of_memory(config, error) from error
+    except BaseException as error:
+        report.finish(Outcome.FAILED, str(error) or type(error).__name__)
+        raise
+    finally:
+        ranks.close()
+        if ranks.main:
+            folder.release()
+
+
+def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
+    """List, transform and bucket every data set; what was dropped is in the report."""
+    from st.data.prepare import prepare
+
+    backends = [
+        plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
+        for dataset in config.datasets
+    ]
+    transforms = [
+        [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
+    ]
+    store = open_cache_store(config)
+    return prepare(config, backends, plugins.family.geometry, transforms=transforms, report=report, cache_store=store)
+
+
+def open_cache_store(config: RunConfig) -> Any:
+    """Where the cache lies: ``cache.url``, or ``cache`` in the output folder."""
+    from st.data.store import Store
+
+    return Store.at(config.cache.url or str(Path(config.output) / "cache"))
+
+
+def encode(
+    config: RunConfig, plugins: Plugins, sets: Sequence[PreparedSet], ranks: Ranks, report: Report
+) -> tuple[Encoded, Cache]:
+    """Fill the cache with what training and validation need, one encoder in memory at a time."""
+    from st.data.cache import Cache
+    from st.data.encoding import fill
+    from st.report.validation import prompts_to_encode
+
+    options = config.cache
+    cache = Cache(
+        open_cache_store(config),
+        note=report.warn,
+        shard_bytes=options.shard_bytes,
+        shard_seconds=options.shard_seconds,
+    )
+    family = plugins.family
+    encoded = fill(
+        sets,
+        family.codec(),
+        family.text_encoders(),
+        cache,
+        device=ranks.device,
+        ranks=ranks,
+        report=report,
+        options=options,
+        prompts=prompts_to_encode(config.validation),
+    )
+    return encoded, cache
+
+
+def build_loader(
+    config: RunConfig, plugins: Plugins, encoded: Encoded, cache: Cache, ranks: Ranks, report: Report
+) -> Loader:
+    """Batches for this rank, in an order that does not depend on how many ranks there are."""
+    from st.data.loader import Loader
+
+    return Loader(
+        encoded,
+        cache,
+        plugins.family.collate,
+        shape=BatchShape(config.batch, ranks.size, config.accumulate),
+        rank=ranks.rank,
+        seed=config.seed,
+        device=ranks.device,
+        options=config.loader,
+        report=report,
+    )
+
+
+def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report) -> Run:
+    """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
+    from st.model.blocks import find_blocks
+
+    family = plugins.family
+    objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)
+    if problems := objective.problems():
+        raise ProblemsFound(problems)
+    adapter = config.adapter.build(config.adapter.options)
+    with report.stage("loading the denoiser", 1) as stage:
+        denoiser = load_denoiser(config, family, adapter, ranks.device)
+        stage.advance()
+    blocks = tuple(family.blocks())
+    run = Run(
+        config=config,
+        directory=Path(config.output),
+        family=family,
+        denoiser=denoiser,
+        blocks=blocks,
+        num_blocks=len(find_blocks(denoiser, blocks)),
+        adapter=adapter,
+        objective=objective,
+        ranks=ranks,
+        device=ranks.device,
+        report=report,
+        draws=_draws(config.seed, ranks.device),
+        total_steps=config.steps or loader.steps(config.epochs or 0),
+    )
+    plugins.pm.hook.st_denoiser_loaded(run=run)
+    return run
+
+
+def _draws(seed: int, device: torch.device) -> Callable[[Batch], Draws]:
+    def draws(batch: Batch) -> Draws:
+        # Dropout and whatever else asks torch's own generator is keyed like every other draw, so nothing is to be
+        # restored.
+        torch.manual_seed(keyed(seed, batch.indices[0], "torch"))
+        return Draws(seed, batch.indices, device)
+
+    return draws
+
+
+@contextmanager
+def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
+    """The session around the loop. Plugins are told how the run ended, exactly once, also after an error."""
+    told: list[Outcome] = []
+    with Stop(run.config.checkpoint.grace_seconds) as stop:
+        one: Session
+        saver = Saver(folder.vault, run.config.checkpoint, run.report, lambda saved: one.announce_saved(saved))
+        one = Session(run, learner, loader, plugins, folder, saver, stop)
+        if run.ranks.main:
+            folder.vault.sweep()
+        try:
+            yield one
+            told.append(one.outcome)
+        finally:
+            outcome = told[0] if told else Outcome.FAILED
+            loader.close()
+            saver.close()
+            plugins.pm.hook.st_run_end(run=run, outcome=outcome)
+            if told:
+                run.report.finish(outcome)
+
+
+def describe(session: Session, encoded: Encoded) -> None:
+    """Write the run's manifest: settings, versions, seed and a digest of the data."""
+    run = session.run
+    if not run.ranks.main:
+        return
+    session.folder.describe(
+        {
+            "settings": run.config.plain(),
+            "plugins": session.plugins.versions(),
+            "engine": run.ranks.describe(),
+            "seed": run.config.seed,
+            "data": {one.config.name: {"samples": len(one.index), "digest": _data_digest(one)} for one in encoded.sets},
+        }
+    )
+
+
+def export(session: Session, outcome: Outcome) -> None:
+    """Write what users load elsewhere: with a moving average, the averaged weights."""
+    run = session.run
+    if outcome is not Outcome.FINISHED or not run.ranks.main:
+        return
+    metadata = {
+        "st_version": _own_version(),
+        "st_steps": str(run.progress.step),
+        "st_settings": json.dumps(run.config.plain()),
+    }
+    with session.averaged():
+        path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
+    run.report.note(f"wrote {path}", kind="export", path=str(path))
+
+
+def _data_digest(one: PreparedSet) -> str:
+    """Of keys, sizes and content digests, in the order of the index."""
+    digest = hashlib.blake2b(digest_size=16)
+    table = one.index.digest_table()
+    with pa.BufferOutputStream() as sink:
+        with pa.ipc.new_stream(sink, table.select(["key", "size_bytes", "digest"]).schema) as writer:
+            writer.write_table(table.select(["key", "size_bytes", "digest"]).combine_chunks())
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def _only_trackers_differ(config: RunConfig, folder: OutputFolder, plugins: Plugins) -> bool:
+    """Whether the plugin list is the folder's but for trackers, which show a run and do not change it."""
+    before = folder.settings()
+    trackers = set(plugins.trackers)
+    known = set(config.plugins)
+    old = [name for name in (before or {}).get("plugins", []) if name not in trackers and name in known]
+    return before is not None and old == [name for name in config.plugins if name not in trackers]
+
+
+def _own_version() -> str:
+    from importlib.metadata import version
+
+    return version("st-core")
+
+
+def _out_of_memory(config: RunConfig, error: torch.OutOfMemoryError) -> OutOfMemory:
+    """What to do, in the order of what costs least, leaving out what is done already."""
+    remedies = []
+    if not config.recompute.every:
+        remedies.append("recompute.every = 1 (slower by about a third)")
+    if config.batch > 1:
+        remedies.append(f"batch = {max(config.batch // 2, 1)} with accumulate = {config.accumulate * 2}")
+    if config.quantizer is None and config.adapter.kind != "full":
+        remedies.append("a [quantizer]")
+    remedies.append("a smaller resolution")
+    return OutOfMemory(f"the device's memory is full: {str(error).splitlines()[0]}", fix=f"try {'; '.join(remedies)}")

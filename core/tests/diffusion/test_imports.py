@@ -1,0 +1,30 @@
+import subprocess
+import sys
+
+
+def test_choosing_the_mathematics_imports_no_torch() -> None:
+    code = """
+import sys
+import st.diffusion.objective
+from st.diffusion import density, distance, noise, path, sampler, shift, target, weighting
+from st.registrar import Registrar
+
+registrar = Registrar()
+for module in (density, distance, sampler, weighting):
+    module.register(registrar)
+
+table = path.DiscretePath(path.zero_terminal_snr(path.DiscretePath.of_betas(path.cosine_betas()).alphas_cumprod))
+st.diffusion.objective.Objective(
+    table,
+    target.epsilon,
+    density.Cubic(density.CubicOptions(knots=(0, 1, 2))),
+    weighting.MinSnr(weighting.MinSnrOptions()),
+    distance.Huber(distance.RobustOptions()),
+    shift.shift_rule(shift.ShiftOptions(), len, float),
+).problems()
+
+heavy = {"torch", "numpy", "diffusers", "transformers", "accelerate", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,238 @@
+"""Every check and task there is. Continuous integration and the README only call these sessions.
+
+``nox -l`` lists them, ``nox -s tests`` runs one, ``nox -s "plugin(pocket)"`` runs one of several alike. A session makes
+its own environment and installs into it, with pip, at the versions of ``constraints.txt``; ``nox -r`` uses the
+environment of the last time again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import nox
+import nox.project
+
+ROOT = Path(__file__).parent
+CORE = ROOT / "core"
+PLUGINS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/*/pyproject.toml"))}
+KINDS = ("model", "backend", "tracker", "hook")
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+BUILD_TOOLS = ("hatchling", "editables")
+TEST_TOOLS = ("pytest", "pytest-xdist")
+PICTURES = ("scikit-image", "scikit-learn")
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.error_on_missing_interpreters = True
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Train a model on real photographs, then an adapter, and say where the report is."""
+    _install(session, PICTURES, _with_needed([PLUGINS["pocket"]]))
+    session.run("python", "demo/run.py", *session.posargs, env=_quiet(threads=None))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Everything that continuous integration runs: core, all plugins installed together, the repository's rules."""
+    _install(session, (*TEST_TOOLS, *PICTURES, "import-linter", *BUILD_TOOLS), list(PLUGINS.values()))
+    arguments = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    session.run("python", "-m", "pytest", *arguments, env=_quiet())
+
+
+@nox.session
+@nox.parametrize("name", list(PLUGINS), ids=list(PLUGINS))
+def plugin(session: nox.Session, name: str) -> None:
+    """One plugin beside the core alone: its tests."""
+    _install(session, TEST_TOOLS, _with_needed([PLUGINS[name]]))
+    session.run("python", "-m", "pytest", str(PLUGINS[name] / "tests"), *session.posargs, env=_quiet())
+
+
+@nox.session
+@nox.parametrize("kind", KINDS, ids=KINDS)
+def template(session: nox.Session, kind: str) -> None:
+    """A generated plugin as a stranger would publish it: its wheel is found, passes its tests, takes part in a run."""
+    scratch = Path(session.create_tmp())
+    session.install(*CONSTRAINTS, *BUILD_TOOLS, *TEST_TOOLS, "mypy", "ruff")
+    wheels = _build(session, [CORE, *_with_needed([PLUGINS["pocket"]])], scratch / "wheels")
+    session.install(*CONSTRAINTS, *wheels)
+    name = f"my-{kind}"
+    folder = scratch / f"st-{name}"
+    session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)", str(folder))
+    session.run("st", "new", kind, name, str(folder))
+    session.install(*CONSTRAINTS, "--force-reinstall", "--no-deps", *_build(session, [folder], scratch / "dist"))
+    session.run("ruff", "check", str(folder))
+    session.run("ruff", "format", "--check", str(folder))
+    session.chdir(folder)
+    session.run("mypy", "src")
+    session.run("st", "plugins", "check", name)
+    session.run("python", "-m", "pytest", env=_quiet())
+    session.run("python", str(ROOT / "tests" / "take_part.py"), str(folder / "README.md"), env=_quiet())
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Core and plugins at the lowest versions that their metadata allows.
+
+    Torch stays at the tested version unless ``-- torch`` is given: older builds are gigabytes that few machines need.
+    """
+    folders = [CORE, *PLUGINS.values()]
+    lowest = sorted({pin for folder in folders for pin in _lowest(folder) if _is_wanted(pin, session.posargs)})
+    session.install(*TEST_TOOLS, *PICTURES, "import-linter", *BUILD_TOOLS, *lowest, *_kept("torch"))
+    session.install("--no-build-isolation", "--no-deps", *_editable(folders))
+    session.run("python", "-m", "pytest", "core/tests", "plugins", "-n", "2", "--dist", "loadfile", env=_quiet())
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and format; ``-- --fix`` mends what can be mended."""
+    session.install(*CONSTRAINTS, "ruff")
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []))
+    session.run("ruff", "format", *([] if fix else ["--check"]))
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of the core and of every plugin."""
+    _install(session, ("mypy", "pytest"), list(PLUGINS.values()))
+    session.run("mypy", "core/src/st", *(str(folder / "src") for folder in PLUGINS.values()))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Generated pages are current, every link leads somewhere, every command and run file of the pages works."""
+    _install(session, (*TEST_TOOLS, *PICTURES), list(PLUGINS.values()))
+    session.run("python", "-m", "pytest", "tests/test_docs.py", "-m", "", *session.posargs, env=_quiet())
+
+
+@nox.session
+def identical(session: nox.Session) -> None:
+    """Twenty steps of each tiny family against stored losses: a refactor may not move a digit."""
+    _install(session, TEST_TOOLS, list(PLUGINS.values()))
+    session.run("python", "tests/identical.py", *session.posargs, env=_quiet())
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Kill a run at random moments and resume it: final weights equal those of an uninterrupted run."""
+    _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"]]))
+    session.run("python", "tests/crash.py", *(session.posargs or ["--kills", "100"]), env=_quiet())
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """How fast it is, as ratios against bare loops; writes one JSON file and one table."""
+    _install(session, PICTURES, list(PLUGINS.values()))
+    session.run("python", "benchmarks/run.py", *session.posargs, env=_quiet())
+
+
+@nox.session
+def known(session: nox.Session) -> None:
+    """Write the names of this tree's plugins into the core, which suggests them where one is not installed."""
+    _install(session, (), [])
+    code = (
+        "import pathlib, sys; from st.catalogue import write_known; "
+        "pathlib.Path(sys.argv[1]).write_text(write_known(map(pathlib.Path, sys.argv[2:])), encoding='utf-8')"
+    )
+    files = [str(folder / "pyproject.toml") for folder in PLUGINS.values()]
+    session.run("python", "-c", code, "core/src/st/known.toml", *files)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution into dist/ and install them together into this clean environment."""
+    session.install(*CONSTRAINTS, *BUILD_TOOLS)
+    built = _build(session, [CORE, *PLUGINS.values()], ROOT / "dist")
+    session.install(*CONSTRAINTS, *built)
+    session.run("python", "-m", "pip", "check")
+    session.run("st", "--version")
+    session.run("st", "plugins", "check")
+
+
+def _install(session: nox.Session, packages: tuple[str, ...], plugins: list[Path]) -> None:
+    """Core and plugins as editable installs, built by the pinned tools, with everything they depend on."""
+    session.install(*CONSTRAINTS, *BUILD_TOOLS, *packages)
+    session.install(*CONSTRAINTS, "--no-build-isolation", *_editable([CORE, *plugins]))
+    _uninstall_strangers(session, {_distribution(folder) for folder in (CORE, *plugins)})
+
+
+def _uninstall_strangers(session: nox.Session, wanted: set[str]) -> None:
+    """In an environment used again: take out what an earlier state of the tree had installed."""
+    listing = session.run("python", "-m", "pip", "list", "--format=json", silent=True, stderr=None)
+    installed = {item["name"] for item in json.loads(str(listing or "[]"))}
+    strangers = sorted(name for name in installed if name.startswith("st-") and name not in wanted)
+    if strangers:
+        session.run("python", "-m", "pip", "uninstall", "--yes", *strangers)
+
+
+def _editable(folders: list[Path]) -> list[str]:
+    return [argument for folder in folders for argument in ("-e", str(folder))]
+
+
+def _build(session: nox.Session, folders: list[Path], destination: Path) -> list[str]:
+    """Wheels of these folders, built without the network by the tools already in the environment."""
+    before = set(destination.glob("*.whl")) if destination.exists() else set()
+    for wheel in before:
+        wheel.unlink()
+    session.run(
+        *("python", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(destination)),
+        *map(str, folders),
+    )
+    return sorted(str(wheel) for wheel in destination.glob("*.whl"))
+
+
+def _project(folder: Path) -> dict[str, object]:
+    project: dict[str, object] = nox.project.load_toml(folder / "pyproject.toml")["project"]
+    return project
+
+
+def _distribution(folder: Path) -> str:
+    return str(_project(folder)["name"])
+
+
+def _requirements(folder: Path) -> list[str]:
+    requirements = _project(folder).get("dependencies", [])
+    assert isinstance(requirements, list)
+    return requirements
+
+
+def _with_needed(folders: list[Path]) -> list[Path]:
+    """These plugins and the plugins of this tree that they depend on."""
+    by_name = {_distribution(folder): folder for folder in PLUGINS.values()}
+    found: list[Path] = []
+    waiting = list(folders)
+    while waiting:
+        folder = waiting.pop()
+        if folder not in found:
+            found.append(folder)
+            names = [re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0] for requirement in _requirements(folder)]
+            waiting += [by_name[name] for name in names if name in by_name]
+    return found
+
+
+def _lowest(folder: Path) -> list[str]:
+    """``name==x`` for every dependency ``name>=x`` of a package."""
+    bounds = (re.match(r"([\w.-]+)\s*(?:\[.*\])?>=\s*([\w.]+)", requirement) for requirement in _requirements(folder))
+    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound and not bound[1].startswith("st-")]
+
+
+def _is_wanted(pin: str, given: list[str]) -> bool:
+    return not pin.startswith("torch==") or "torch" in given
+
+
+def _kept(name: str) -> list[str]:
+    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith(f"{name}==")]
+
+
+def _quiet(threads: int | None = 1) -> dict[str, str | None]:
+    """What a session sees: no hub, no ST_ settings of the person who runs it, one thread where tests share cores."""
+    environment: dict[str, str | None] = {name: None for name in os.environ if name.startswith("ST_")}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0", "PYTHONPATH": None}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment

@@ -1,0 +1,99 @@
+"""One rank, two ranks and accumulation train the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from st.testing.runs import write_photos
+from st.testing.tiny import TinyFamily
+
+RECORDER = Path(__file__).with_name("recorder.py")
+TINY = Path(sys.modules[TinyFamily.__module__].__file__ or "")
+STEPS = 20
+RUN_FILE = """
+plugins = ["{tiny}:TinyFamily", "{recorder}:Recorder"]
+steps = {steps}
+precision = "fp32"
+device = "cpu"
+[model]
+checkpoint = "{root}/tiny"
+[adapter]
+kind = "full"
+[optimizer]
+kind = "{optimizer}"
+lr = {lr}
+[cache]
+url = "{root}/cache"
+[[dataset]]
+url = "{root}/photos"
+resolution = 64
+align = 8
+repeats = 1
+"""
+
+
+def _train(root: Path, name: str, batch: int, accumulate: int, ranks: int, optimizer: str) -> Path:
+    lr = 0.05 if optimizer == "sgd" else 1e-3
+    file = root / f"{name}.toml"
+    file.write_text(
+        RUN_FILE.format(tiny=TINY, recorder=RECORDER, root=root, steps=STEPS, optimizer=optimizer, lr=lr)
+    )
+    settings = {"output": root / name, "batch": batch, "accumulate": accumulate, "ranks.processes": ranks}
+    command = [sys.executable, "-m", "st.cli", "train", str(file)]
+    subprocess.run([*command, *(f"--set={key}={value}" for key, value in settings.items())], check=True)
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("world")
+    TinyFamily.tiny(root / "tiny")
+    write_photos(root / "photos", count=10)
+    return {
+        "one": _train(root, "one", 4, 1, 1, "sgd"),
+        "two": _train(root, "two", 2, 1, 2, "sgd"),
+        "accumulated": _train(root, "accumulated", 2, 2, 1, "sgd"),
+    }
+
+
+def _seen(directory: Path, ranks: int = 1) -> dict[int, tuple[str, float, bytes]]:
+    """Draw index -> what was drawn for it."""
+    found = {}
+    for rank in range(ranks):
+        for step in torch.load(directory / f"seen-{rank}.pt")["seen"]:
+            for row, index in enumerate(step["indices"]):
+                assert index not in found, f"draw {index} was made twice"
+                noise = step["noise"][row].numpy().tobytes()
+                found[index] = (step["keys"][row], step["t"][row].item(), noise)
+    return found
+
+
+def test_samples_times_and_noise_are_byte_equal(runs):
+    one = _seen(runs["one"])
+
+    assert len(one) == 4 * STEPS
+    assert _seen(runs["two"], ranks=2) == one
+    assert _seen(runs["accumulated"]) == one
+
+
+def test_gradients_of_the_first_step_agree(runs):
+    expected = torch.load(runs["one"] / "seen-0.pt")["gradients"]
+    largest = max(gradient.abs().max() for gradient in expected)
+
+    for name in ("two", "accumulated"):
+        gradients = torch.load(runs[name] / "seen-0.pt")["gradients"]
+        worst = max((a - b).abs().max() for a, b in zip(gradients, expected, strict=True))
+        assert worst <= 1e-6 * largest
+
+
+def test_plain_sgd_reaches_the_same_weights(runs):
+    expected = load_file(runs["one"] / "model" / "denoiser.safetensors")
+
+    for name in ("two", "accumulated"):
+        weights = load_file(runs[name] / "model" / "denoiser.safetensors")
+        assert max((weights[key] - expected[key]).abs().max() for key in expected) <= 1e-5
