@@ -28,8 +28,8 @@ def jpeg(size: tuple[int, int], seed: int) -> bytes:
 
 
 def caption(number: int) -> str:
-    """A caption of five to sixteen words, another one for each number."""
-    length = 4 + number * 7 % 12
+    """A caption of 16 to 60 words, another one for each number."""
+    length = 15 + number * 17 % 45
     words = [WORDS[(number * 3 + place * 5) % len(WORDS)] for place in range(length)]
     return f"{' '.join(words)} {number}"
 

@@ -18,7 +18,7 @@ GROUP = "scan"
 
 
 def measure(scratch: Path, quick: bool) -> list[Figure]:
-    count, turns = (400, 1) if quick else (20_000, 5)
+    count, turns = (400, 1) if quick else (20_000, 3)
     photos = write_small(scratch / "photos", count)
     cases: dict[str, Case] = {"headers": ("scan", "headers", [str(photos)]), "texts": ("scan", "texts", [str(photos)])}
     for source in ("filename", "textfile"):

@@ -1,24 +1,39 @@
-"""The demo: photographs out of two packages, a model trained on twelve subjects, an adapter on the thirteenth.
+"""The demo: photographs out of two packages, a model that learns twelve subjects from nothing, an adapter for one more.
 
-    python demo/run.py [FOLDER]
+    python demo/run.py
 
-writes everything below FOLDER (``build/demo`` where none is named) and says where the report is.
+Everything it writes is in ``build/demo``, which is emptied first. The last line says where the report is.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
+OUTPUT = Path("build/demo")
+COMMANDS = (
+    ("demo/photographs.py", str(OUTPUT / "photos")),
+    ("-m", "st.cli", "train", "demo/base.toml"),
+    ("-m", "st.cli", "train", "demo/lora.toml"),
+)
 
 
-def main(arguments: list[str]) -> None:
-    folder = Path(arguments[0]) if arguments else Path("build/demo")
+def main() -> None:
+    os.chdir(ROOT)
+    shutil.rmtree(OUTPUT, ignore_errors=True)
     begun = time.monotonic()
-    run(sys.executable, HERE / "photographs.py", folder / "photos")
-    train("base.toml", folder / "base", f'dataset.0.url={folder / "photos" / "base"}')
-    train("lora.toml", folder / "lora", f'model.checkpoint={folder / "base" / "model"}')
-    print(f"\nthe demo took {(time.monotonic() - begun) / 60:.1f} minutes; open {folder / 'lora' / 'report.html'}")
+    for command in COMMANDS:
+        print("$ python", *command, flush=True)
+        status = subprocess.run([sys.executable, *command]).returncode
+        if status:
+            raise SystemExit(status)
+    print(f"\nfinished after {(time.monotonic() - begun) / 60:.1f} minutes; open {OUTPUT / 'lora' / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from st.assembly import assemble
-from st.config import Difference, RunConfig, RunOptions, differences, section_names, section_options
+from st.assembly import assemble, assemble_saved
+from st.config import RunConfig, RunOptions, section_names, section_options
 from st.errors import ProblemsFound
 
 RunToml = Callable[[str], Path]
@@ -89,6 +88,21 @@ def test_plain_config_keeps_secrets_as_placeholders(configure: Callable[..., Run
     assert config.plain()["dataset"][0]["url"] == "file:{env:ROOT}/photos"
 
 
+def test_saved_run_fills_in_its_placeholders_and_obeys_no_variable(
+    configure: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(RUN.replace("file:photos", "file:{env:ROOT}/photos"), ROOT="/secret")
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(config.plain()))
+    monkeypatch.setenv("ROOT", "/moved")
+    monkeypatch.setenv("ST_STEPS", "99")
+
+    again, _ = assemble_saved(path)
+
+    assert again.datasets[0].options.url == "file:/moved/photos"
+    assert again.steps == 10
+
+
 def test_origin_of_every_value_is_known(configure: Callable[..., RunConfig]) -> None:
     config = configure(RUN, "clip.norm=2", ST_OPTIMIZER__LR="0.5")
 
@@ -97,18 +111,6 @@ def test_origin_of_every_value_is_known(configure: Callable[..., RunConfig]) -> 
     assert config.origin(("clip", "norm")) == "--set"
     assert config.origin(("optimizer", "lr")) == "ST_OPTIMIZER__LR"
     assert config.origin(("clip", "value")) == "default"
-
-
-def test_differences_name_old_and_new() -> None:
-    old: dict[str, Any] = {"steps": 1, "a": {"x": [1, 2], "y": 1}, "dataset": [{"url": "a"}], "gone": 1}
-    new: dict[str, Any] = {"steps": 1, "a": {"x": [1, 3], "y": 1}, "dataset": [{"url": "a"}, {"url": "b"}]}
-
-    assert differences(old, new) == [
-        Difference("a.x", [1, 2], [1, 3]),
-        Difference("dataset.1.url", None, "b"),
-        Difference("gone", 1, None),
-    ]
-    assert differences(old, old) == []
 
 
 @pytest.mark.parametrize(

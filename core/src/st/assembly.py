@@ -11,7 +11,7 @@ from st.config import ABSENT_IS_OFF, CHOICES, SECTIONS, RunConfig, RunOptions, s
 from st.errors import Problem, ProblemsFound, StError
 from st.reading import Reader
 from st.registrar import Choice, StrategyKind
-from st.runfile import RunFile, read
+from st.runfile import ENVIRONMENT_PREFIX, RunFile, read
 from st.spelling import closest, did_you_mean
 
 if TYPE_CHECKING:
@@ -38,6 +38,15 @@ def assemble(
     """
     run_file = read(path, overrides, os.environ if environment is None else environment)
     return Assembly(run_file, Catalogue.scan()).assemble(plugins, training=training)
+
+
+def assemble_saved(settings: Path) -> tuple[RunConfig, Plugins]:
+    """The run that a folder's ``run.json`` describes: ``ST_`` variables change nothing, ``{env:NAME}`` is filled in.
+
+    Raises ProblemsFound, for instance where a plugin is not installed any more.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return assemble(settings, environment=plain)
 
 
 STRATEGIES_IN_SECTIONS: dict[str, dict[str, StrategyKind]] = {

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from st.options import Options
 from st.registrar import Choice
-from st.runfile import Location, dotted
+from st.runfile import Location
 
 if TYPE_CHECKING:
     from st.data.cache import CacheOptions
@@ -180,32 +180,6 @@ def _put(data: Any, location: Location, text: str) -> None:
     for step in location[:-1]:
         data = data[step]
     data[location[-1]] = text
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One setting that two plain configurations have differently; None for a setting that is not set."""
-
-    key: str
-    old: Any
-    new: Any
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """Where two results of ``RunConfig.plain`` differ, in the order of the new one, then what only the old one has."""
-    before, after = _flat(old), _flat(new)
-    keys = [*after, *(key for key in before if key not in after)]
-    return [Difference(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-
-
-def _flat(data: Any, location: Location = ()) -> dict[str, Any]:
-    if isinstance(data, Mapping):
-        items: list[tuple[str | int, Any]] = list(data.items())
-    elif isinstance(data, (list, tuple)) and data and all(isinstance(item, Mapping) for item in data):
-        items = list(enumerate(data))
-    else:
-        return {dotted(location): list(data) if isinstance(data, tuple) else data}
-    return {key: leaf for step, value in items for key, leaf in _flat(value, (*location, step)).items()}
 
 
 def section_options(section: str) -> type[Options]:

@@ -130,7 +130,7 @@ def test_everything_left_out_is_reported_by_name_and_reason() -> None:
         ("x", "long", "wrong aspect: 5000x500 would be 1600x192"),
     ]
     assert one.dropped == {"unreadable": 1, "too small": 1, "wrong aspect": 1}
-    assert report.notes[0] == "data set 'x': 3 samples left out: 1 unreadable, 1 too small, 1 wrong aspect"
+    assert report.notes[0] == "data set 'x': left out: 1 unreadable, 1 too small, 1 wrong aspect"
 
 
 def test_too_many_unreadable_files_stop_the_run() -> None:

@@ -199,7 +199,7 @@ def test_a_copy_shares_the_middleware_and_nothing_else(make_case: Callable[[str]
 
 
 @compiles
-@pytest.mark.parametrize(("name", "backend"), [("sd3", "eager"), ("flux", "eager"), ("wan", "aot_eager")])
+@pytest.mark.parametrize(("name", "backend"), [("flux", "eager"), ("wan", "aot_eager")])
 def test_compiled_blocks_have_no_graph_breaks(make_case: Callable[[str], Any], name: str, backend: str) -> None:
     case = make_case(name)
     middleware = [Route(1, 2, 0.5), RECOMPUTE, Tap()]

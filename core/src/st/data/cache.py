@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -220,12 +220,23 @@ class Cache:
 
     def put(self, origin: Origin, tensors: Mapping[str, Tensor]) -> None:
         """Add an entry. Other processes see it once its shard is written: large or old enough, or by ``flush``."""
+        # A clone, not a view: a row of a batch would keep the whole batch in memory.
+        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        self._add(origin.key, own, origin.record())
+
+    def copy(self, entries: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+        """Write entries that are there, given by key and record, once more, and flush."""
+        for key, record in entries:
+            tensors = self.get(key)
+            if tensors is not None:
+                self._add(key, dict(tensors), json.dumps(record))
+        self.flush()
+
+    def _add(self, key: str, tensors: dict[str, Tensor], record: str) -> None:
         if not self._pending.entries:
             self._pending.since = self._clock()
-        # A clone, not a view: a row of a batch would keep the whole batch in memory and trip safetensors.
-        own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        self._pending.entries[origin.key] = (own, origin.record())
-        self._pending.size_bytes += sum(tensor.nbytes for tensor in own.values())
+        self._pending.entries[key] = (tensors, record)
+        self._pending.size_bytes += sum(tensor.nbytes for tensor in tensors.values())
         full = self._pending.size_bytes >= self._shard_bytes
         if full or self._clock() - self._pending.since >= self._shard_seconds:
             self.flush()

@@ -33,7 +33,8 @@ _AHEAD = 32
 class Findings:
     """What is known of one data set. failures: what training would stop at. lost: (key, reason) of what is left out.
 
-    unreadable: (key, reason) found when decoding. doubles: keys with the same bytes. long: (key, encoder, tokens, read).
+    unreadable: (key, reason) found when decoding. doubles: keys with the same bytes. long: (key, encoder, tokens,
+    how many of them the encoder reads).
     """
 
     name: str

@@ -325,6 +325,25 @@ def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> t
     return None if shapes is None else (shapes["latents"][-2], shapes["latents"][-1])
 
 
+def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, prompts: Sequence[str]) -> set[str]:
+    """The keys of all entries that training on these sets needs, masks at the size that their latents have now.
+
+    Reads the files whose digests are not known. Raises SampleUnreadable.
+    """
+    texts = dict.fromkeys(chain(("",), prompts, *(one.index.distinct_captions() for one in sets)))
+    keys = {origins.caption(encoder, text).key for encoder in origins.caption_readers for text in texts}
+    for one in sets:
+        for row in range(len(one.index)):
+            one.digest(row)
+            keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one.index, row))}
+        for row in _masked_rows(one):
+            size = latent_size(origins, cache, one, row)
+            origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))
+            origin = origins.mask(one, row, *size) if size else None
+            keys |= {origin.key} if origin else set()
+    return keys
+
+
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
     """Which rank encodes each of these files, (N,), from their sizes in bytes.
 

@@ -121,9 +121,9 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
     visual = height > 0
     safe_width, safe_height = np.where(visual, width, 1), np.where(visual, height, 1)
     align = rule.alignment(options.align)
-    allowed = None if options.max_upscale is None else 1.0 + options.max_upscale
+    allowed = _allowed(options)
 
-    aspect, none_allowed = _aspect(safe_width, safe_height, options, align, allowed, draw)
+    aspect, none_allowed = _aspect(safe_width, safe_height, options, align, draw)
     target_width, target_height = targets(aspect, options.resolution, options, align)
     target_width, target_height = limited(target_width, target_height, rule.max_pixels, align)
 
@@ -200,6 +200,10 @@ def limited(width: Ints, height: Ints, most: int, align: int) -> tuple[Ints, Int
     return width, height
 
 
+def _allowed(options: DatasetOptions) -> float | None:
+    return None if options.max_upscale is None else 1.0 + options.max_upscale
+
+
 def _hundredths(width: NDArray[Any], height: NDArray[Any]) -> Ints:
     quotient, rest = np.divmod(100 * width.astype(np.int64), height.astype(np.int64))
     up = (2 * rest > height) | ((2 * rest == height) & (quotient % 2 == 1))
@@ -207,7 +211,7 @@ def _hundredths(width: NDArray[Any], height: NDArray[Any]) -> Ints:
 
 
 def _aspect(
-    width: Ints, height: Ints, options: DatasetOptions, align: int, allowed: float | None, draw: _DrawHere
+    width: Ints, height: Ints, options: DatasetOptions, align: int, draw: _DrawHere
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Aspect of each target, and which pictures are too small for every crop aspect there is."""
     none: NDArray[np.bool_] = np.zeros(len(width), np.bool_)
@@ -219,7 +223,7 @@ def _aspect(
     choices = options.aspects
     possible = np.ones((len(choices), len(width)), np.bool_)
     for column, choice in enumerate(choices):
-        if allowed is not None:
+        if (allowed := _allowed(options)) is not None:
             w, h = targets(np.array([choice.aspect]), options.resolution, options, align)
             possible[column] = (w <= width * allowed) & (h <= height * allowed)
     none = ~np.any(possible, axis=0)

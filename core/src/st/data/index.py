@@ -116,23 +116,12 @@ class Index:
 
     def sample(self, row: int) -> Sample:
         """One row as the object that backends and plugins exchange; captions as they were read."""
-        values = {name: self.table[name][row].as_py() for name in SCHEMA.names if name not in ("extras", "passes")}
-        media = Media(
-            KINDS[values["kind"]],
-            **{name: values[name] for name in ("height", "width", "frames", "fps", "seconds")},
-        )
-        return Sample(
-            values["key"],
-            media,
-            tuple(values["captions"] or ()),
-            self.extras(row),
-            values["size_bytes"],
-            values["modified"],
-        )
+        return next(_samples(self.table.slice(row, 1)))
 
     def samples(self) -> Iterator[Sample]:
         """Every row as an object, one at a time."""
-        return (self.sample(row) for row in range(len(self)))
+        for start in range(0, len(self), _CHUNK):
+            yield from _samples(self.table.slice(start, _CHUNK))
 
     def distinct_captions(self) -> Iterator[str]:
         """Every caption that any sample is trained on, once."""
@@ -222,6 +211,27 @@ class Index:
         flat = np.frombuffer(digests.buffers()[1], np.uint8).reshape(-1, 16)[digests.offset :]
         self._digests[rows[same]] = flat[places[same]]
         self._digested[rows[same]] = True
+
+
+def _samples(table: pa.Table) -> Iterator[Sample]:
+    names = (
+        "key",
+        "kind",
+        "height",
+        "width",
+        "frames",
+        "fps",
+        "seconds",
+        "captions",
+        "extras",
+        "size_bytes",
+        "modified",
+    )
+    for key, kind, *size, texts, extras, size_bytes, modified in zip(
+        *(table[n].to_pylist() for n in names), strict=True
+    ):
+        media = Media(KINDS[kind], *size)
+        yield Sample(key, media, tuple(texts or ()), dict(extras or ()), size_bytes, modified)
 
 
 def _whole(column: pa.ChunkedArray) -> Any:

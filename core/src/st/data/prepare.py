@@ -333,7 +333,7 @@ def _nothing_left(config: DatasetConfig, total: int, drops: _Drops) -> DataUnusa
 def _tell(config: DatasetConfig, index: Index, buckets: Sequence[Bucket], drops: _Drops, report: Report) -> None:
     if drops.total:
         reasons = ", ".join(f"{count} {reason}" for reason, count in drops.by_reason.most_common())
-        report.note(f"data set {config.name!r}: {drops.total} samples left out: {reasons}", kind="warning")
+        report.note(f"data set {config.name!r}: left out: {reasons}", kind="warning")
     report.note(
         f"data set {config.name!r}: {len(index)} samples in {len(buckets)} buckets",
         kind="dataset",

@@ -67,6 +67,10 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.checksums)
 
+    def key(self, row: int) -> str:
+        """The hexadecimal key of one entry."""
+        return "".join(f"{int(half):016x}" for half in self.keys[row])
+
     def layout(self, row: int) -> Layout:
         """Where the tensors of one entry are."""
         return {name: tuple(place) for name, place in json.loads(self.layouts[row].as_py()).items()}

@@ -58,8 +58,9 @@ def page(sets: Sequence[PreparedSet], per_bucket: int) -> str:
 
 def _set(one: PreparedSet, per_bucket: int) -> Iterator[str]:
     out = ", ".join(f"{number} {reason}" for reason, number in one.dropped.items())
-    yield f"<h2>{escape(one.name)}</h2><p>{escape(one.config.options.url)}: {len(one.index)} samples"
-    yield f"; left out: {escape(out)}</p>" if out else "</p>"
+    out = f"; left out: {escape(out)}" if out else ""
+    url = escape(one.config.options.url)
+    yield f"<h2>{escape(one.name)}</h2><p>{url}: {len(one.index)} samples{out}</p>"
     for bucket in one.buckets:
         yield from _bucket(one, bucket, per_bucket)
 
@@ -103,8 +104,8 @@ def _pair(one: PreparedSet, row: int, fit: Fit) -> str:
     )
     sizes = (f"{whole.width}x{whole.height}, crop at {left},{top}", f"{width}x{height}")
     return (
-        f'<div class=pair><div><div class=whole>{_image(whole)}<i style="{style}"></i></div><small>{sizes[0]}</small></div>'
-        f"<div>{_image(Image.fromarray(pixels))}<small>{sizes[1]}</small></div></div>"
+        f'<div class=pair><div><div class=whole>{_image(whole)}<i style="{style}"></i></div>'
+        f"<small>{sizes[0]}</small></div><div>{_image(Image.fromarray(pixels))}<small>{sizes[1]}</small></div></div>"
     )
 
 

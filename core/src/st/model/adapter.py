@@ -97,4 +97,11 @@ def restore(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], what:
             parameter.copy_(tensor)
 
 
+def is_plain(parameter: Tensor) -> bool:
+    """Whether a weight is an ordinary tensor of floats: not quantized, and not packed into a class of its own."""
+    from torch import Tensor, nn
+
+    return type(parameter) is nn.Parameter and type(parameter.data) is Tensor and parameter.is_floating_point()
+
+
 _SAME = "use the model, rank and targets that it was saved with"

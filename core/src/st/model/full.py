@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from st.errors import StError
-from st.model.adapter import Adapter, restore
+from st.model.adapter import Adapter, is_plain, restore
 from st.options import Options
 
 if TYPE_CHECKING:
@@ -49,7 +49,11 @@ class FullAdapter(Adapter):
         chosen = self._chosen(denoiser)
         denoiser.requires_grad_(False)
         for name, parameter in chosen.items():
-            _refuse_quantized(name, parameter)
+            if not is_plain(parameter):
+                raise StError(
+                    f"{name!r} is quantized, so it cannot learn by itself",
+                    fix='leave out [quantizer], or set adapter.kind to "lora"',
+                )
             parameter.requires_grad_(True)
         count = sum(parameter.numel() for parameter in chosen.values())
         total = sum(parameter.numel() for parameter in denoiser.parameters())
@@ -99,13 +103,3 @@ class FullAdapter(Adapter):
 def register(register: Registrar) -> None:
     """Training without an adapter."""
     register.adapter("full", FullAdapter, FullOptions)
-
-
-def _refuse_quantized(name: str, parameter: nn.Parameter) -> None:
-    from torch import Tensor, nn
-
-    if type(parameter) is not nn.Parameter or type(parameter.data) is not Tensor or not parameter.is_floating_point():
-        raise StError(
-            f"{name!r} is quantized, so it cannot learn by itself",
-            fix='leave out [quantizer], or set adapter.kind to "lora"',
-        )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from st.errors import Problem, StError
-from st.model.adapter import Adapter, restore
+from st.model.adapter import Adapter, is_plain, restore
 from st.model.formats import DOWN, MAGNITUDE, UP, LoraShape
 from st.options import Options
 
@@ -31,17 +31,17 @@ START = ".start"
 class LoraOptions(Options):
     """A low-rank update beside each chosen layer: W + alpha / rank * B A. Hu et al. 2021, arXiv:2106.09685."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Rank of the update. Memory and capacity grow in proportion."""
-    alpha: float | None = Field(None, gt=0)
+    alpha: float | None = Field(default=None, gt=0)
     """Numerator of the update's scale, alpha / rank. By default the rank, which makes the scale 1."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of a layer's inputs that its update does not see in a step."""
     use_rslora: bool = False
     """Scale by alpha / sqrt(rank), so that large ranks learn as fast as small ones (arXiv:2312.03732)."""
     use_dora: bool = False
     """Learn each output's magnitude apart from its direction (arXiv:2402.09353). Slower and often better."""
-    init: str = Field("default", pattern=r"^(default|gaussian|orthogonal|olora|pissa|pissa_niter_\d+|loftq)$")
+    init: str = Field(default="default", pattern=r"^(default|gaussian|orthogonal|olora|pissa|pissa_niter_\d+|loftq)$")
     """How A and B begin: default, gaussian and orthogonal at random, without changing the model; pissa, pissa_niter_<n>
     (a faster pissa, of n iterations) and olora with the main directions of the layer's own weights."""
     targets: tuple[str, ...] = ()
@@ -218,6 +218,10 @@ class LoraAdapter(Adapter):
             )
         if options.changes_base:
             _refuse_unusual(denoiser, paths, options.init, nn.Linear)
+        if options.use_dora and not all(is_plain(parameter) for parameter in denoiser.parameters()):
+            raise StError(
+                "adapter.use_dora needs weights that are not quantized", fix="set one of use_dora and [quantizer]"
+            )
         return LoraConfig(
             r=options.rank,
             lora_alpha=options.rank if options.alpha is None else options.alpha,  # type: ignore[arg-type]
@@ -322,8 +326,7 @@ def _by_path(paths: Sequence[str], patterns: Mapping[str, Any]) -> dict[str, Any
 def _refuse_unusual(denoiser: nn.Module, paths: Sequence[str], init: str, linear: type[nn.Module]) -> None:
     for path in paths:
         layer = denoiser.get_submodule(path)
-        weight = getattr(layer, "weight", None)
-        if not isinstance(layer, linear) or weight is None or not weight.is_floating_point():
+        if not isinstance(layer, linear) or not is_plain(layer.weight):
             raise StError(
                 f"adapter.init = {init!r} cannot take apart the weights of {path!r}, a {type(layer).__name__}",
                 fix="set adapter.init to 'default', or leave that layer out of adapter.targets",

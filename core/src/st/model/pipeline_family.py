@@ -36,7 +36,7 @@ class PipelineOptions(Options):
     autoencoder_precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the autoencoder, when it encodes."""
     latents: Literal["mode", "sample"] = "mode"
-    """What is taken of the autoencoder's answer: its most likely value, or a sample, the same each time for a picture."""
+    """What is taken of the autoencoder's answer: the likeliest value, or a sample that only the picture decides."""
 
 
 P = TypeVar("P", bound=PipelineOptions)
@@ -186,14 +186,12 @@ class PipelineFamily(ModelFamily[P]):
     def _rendering(self) -> Any:
         """The pipeline without text encoders and denoiser, kept from one preview to the next; on the CPU in between."""
         if self._renderer is None:
+            import torch
+
+            from st.model.pipeline_text import load_pipeline
+
             self._check()
-            kind = self._pipeline_class()
-            wanted = [name for name in self.folder.components() if name in (self.autoencoder, "scheduler")]
-            known = inspect.signature(kind.__init__).parameters
-            absent = {name: None for name in self.folder.components() if name not in wanted and name in known}
-            root = self.folder.root(wanted)
-            variant = self.options.variant or None
-            self._renderer = kind.from_pretrained(root, variant=variant, use_safetensors=True, **absent)
+            self._renderer = load_pipeline(self._pipeline_class(), self.folder, [self.autoencoder], torch.float32)
             self._renderer.set_progress_bar_config(disable=True)
         return self._renderer
 

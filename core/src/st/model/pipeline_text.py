@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
@@ -96,15 +97,16 @@ class PipelineText(Encoder):
 
     def _load(self, device: torch.device) -> Any:
         import torch
+        from diffusers import configuration_utils
 
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
-        root = self.folder.root([*self._components(), "scheduler"])
-        pipeline: Any = self.prompting.pipeline
-        known = inspect.signature(pipeline.__init__).parameters
-        absent = {name: None for name in self.prompting.without if name in known}
-        variant = self.folder.variant or None
-        loaded = pipeline.from_pretrained(root, torch_dtype=dtype, variant=variant, use_safetensors=True, **absent)
-        return loaded.to(device)
+        frozen: Any = configuration_utils.FrozenDict
+        loaded = load_pipeline(self.prompting.pipeline, self.folder, self._components(), dtype).to(device)
+        for name in self.folder.components():
+            if name in self.prompting.without and getattr(loaded, name, None) is None:
+                # A pipeline may ask the denoiser that is not there for the width of embeddings that it makes up.
+                loaded.__dict__[name] = SimpleNamespace(config=frozen(self.folder.config(name)), dtype=dtype)
+        return loaded
 
     def _arguments(self, pipeline: Any, device: torch.device) -> dict[str, Any]:
         """Every argument that has no default is given: None where nothing is known about it."""
@@ -123,3 +125,13 @@ class PipelineText(Encoder):
         names = [name for name in self._components() if name.startswith("tokenizer")]
         root = self.folder.root(names)
         return [AutoTokenizer.from_pretrained(root / name) for name in names]
+
+
+def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[str], dtype: torch.dtype) -> Any:
+    """A pipeline of some of its components, with its scheduler; the others are None."""
+    wanted = [name for name in folder.components() if name in (*components, "scheduler")]
+    parameters = inspect.signature(pipeline.__init__).parameters.items()
+    required = [name for name, parameter in parameters if parameter.default is parameter.empty and name != "self"]
+    absent = {name: None for name in (*required, *pipeline._optional_components) if name not in wanted}
+    root, variant = folder.root(wanted), folder.variant or None
+    return pipeline.from_pretrained(root, torch_dtype=dtype, variant=variant, use_safetensors=True, **absent)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class RecomputeOptions(Options):
     """Trade time for memory."""
 
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """Forget the activations of every n-th block and compute them again in backward: 1 for all blocks, 0 for none."""
 
 

@@ -104,6 +104,9 @@ class PlainConsole(Console):
         self._print(f"{kind}: {text}" if kind in ("warning", "error") else text)
 
     def stage(self, name: str, done: int, total: int) -> None:
+        # A stage that is over soon needs no line but its last.
+        with self._lock:
+            self._said.setdefault(name, self._clock())
         if self._is_due(name):
             self._print(f"{name} {done}/{total}")
 

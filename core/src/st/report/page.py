@@ -77,7 +77,7 @@ def _in_short(config: Mapping[str, object]) -> list[str]:
     found = []
     plugins = config.get("plugins")
     if isinstance(plugins, list) and plugins:
-        found.append(" + ".join(str(name) for name in plugins))
+        found.append(" + ".join(str(name).rpartition(":")[2] for name in plugins))
     for section in ("adapter", "optimizer"):
         table = config.get(section)
         if isinstance(table, Mapping) and table.get("kind"):
@@ -106,7 +106,7 @@ def _tiles(story: Story) -> str:
         latest = story.reads[-1].metrics
         per_step, rate = latest.get("seconds/step"), latest.get("samples_per_second")
         if per_step is not None:
-            tiles.append(_tile("Speed", f"{number(per_step)} s/step", f"{number(rate)} samples/s" if rate else ""))
+            tiles.append(_tile("Time per step", duration(per_step), f"{rate:.3g} samples/s" if rate else ""))
         if latest.get("data_wait") is not None:
             tiles.append(_tile("Waiting for data", f"{latest['data_wait'] or 0:.1%}", "of each step, lately"))
     tiles.append(_tile("Time", duration(story.seconds), _time_left(story)))

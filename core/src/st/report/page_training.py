@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from st.report.curves import Series, chart, number, smooth
+from st.report.curves import Series, chart, smooth
 from st.report.duration import duration
 from st.report.story import Story
 
@@ -92,7 +92,7 @@ def time_section(story: Story) -> str:
     rows = "".join(
         f'<tr><td><i class="box {colours[stage]}"></i>{escape(_title(stage))}</td>'
         f'<td class="n">{seconds / whole:.1%}</td><td class="n">{duration(seconds)}</td>'
-        f'<td class="n">{number(seconds / steps)} s</td></tr>'
+        f'<td class="n">{duration(seconds / steps)}</td></tr>'
         for stage, seconds in spent.items()
     )
     head = '<tr><th></th><th class="n">share</th><th class="n">in all</th><th class="n">per step</th></tr>'

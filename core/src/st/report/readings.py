@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from st.train.run import Progress
     from st.train.step import StepStats
+
+    Mean = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class Reading:
 class Readings:
     """Holds the stats of the steps since the last reading; their tensors are read by ``read`` only."""
 
-    def __init__(self, ranks: int = 1) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: int = 1, mean: Mean | None = None) -> None:
+        """ranks: how many work on a step. mean: over them, of a small tensor; all of them read at the same steps then."""
+        self._ranks, self._mean = ranks, mean
         self._held: list[tuple[int, int, StepStats]] = []
 
     def __len__(self) -> int:
@@ -52,10 +55,14 @@ class Readings:
         """Hold one step's stats. ``progress`` is already advanced by it."""
         self._held.append((progress.step, progress.epoch, stats))
 
-    def read(self, seconds: float) -> Reading:
-        """Read and forget what is held, at least one step. seconds: what those steps took in all."""
+    def read(self, seconds: float, *, alone: bool = False) -> Reading:
+        """Read and forget what is held, at least one step. seconds: what those steps took in all.
+
+        alone: not together with the other ranks, which may be gone.
+        """
         held, self._held = self._held, []
-        values = iter(_numbers([tensor for _, _, stats in held for tensor in _tensors(stats)]))
+        mean = None if alone else self._mean
+        values = iter(_numbers([tensor for _, _, stats in held for tensor in _tensors(stats)], mean))
         rows = [_row(step, stats, values) for step, _, stats in held]
         losses = tuple(_mean(row.losses) for row in rows)
         metrics = {"loss": _mean(losses)} | _parts(rows) | _updates(rows) | _times(rows, seconds, self._ranks)
@@ -98,7 +105,7 @@ def _row(step: int, stats: StepStats, values: Iterator[float]) -> _Row:
     return _Row(step, stats, losses, terms, next(values) if has_norm else None)
 
 
-def _numbers(scalars: Sequence[Tensor]) -> list[float]:
+def _numbers(scalars: Sequence[Tensor], mean: Mean | None) -> list[float]:
     """The values of scalar tensors, with one transfer per device that they are on (there is one)."""
     import torch
 
@@ -108,7 +115,8 @@ def _numbers(scalars: Sequence[Tensor]) -> list[float]:
     numbers = [0.0] * len(scalars)
     for held in places.values():
         stacked = torch.stack([scalars[place].detach().reshape(()).float() for place in held])
-        for place, number in zip(held, stacked.tolist(), strict=True):
+        shared = stacked if mean is None else mean(stacked)
+        for place, number in zip(held, shared.tolist(), strict=True):
             numbers[place] = number
     return numbers
 

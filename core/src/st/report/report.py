@@ -21,6 +21,7 @@ from st.report.readings import Readings, Spoiled
 
 if TYPE_CHECKING:
     from st.report.page_samples import Thumbnails
+    from st.report.readings import Mean
     from st.report.tracker import Picture, RunInfo, Tracker
     from st.train.run import Outcome, Progress
     from st.train.step import StepStats
@@ -61,16 +62,19 @@ class Stage:
 class Report:
     """Everything that is said about a run. Thread-safe; on rank 0 it writes, on the others it only watches the loss.
 
-    Losses are those of this rank's microbatches, unless the loop reduced them before. In the order of a run: ``open``,
+    Losses are means over microbatches and, with ``mean``, over ranks. In the order of a run: ``open``,
     then notes and stages, ``start``, ``step`` after each one, ``finish``.
     """
 
-    def __init__(self, options: ReportOptions, log: EventLog | None, console: Console) -> None:
+    def __init__(
+        self, options: ReportOptions, log: EventLog | None, console: Console, mean: Mean | None = None
+    ) -> None:
         self.options = options
         self._log, self._console = log, console
         self._fanout = Fanout({}, self.warn)
         self._info: RunInfo | None = None
-        self._readings = Readings()
+        self._mean = mean
+        self._readings = Readings(mean=mean)
         self._step = 0
         self._failure: RunFailed | None = None
         self._checkpoints: dict[int, str] = {}
@@ -81,14 +85,24 @@ class Report:
         self._thumbnails: Thumbnails | None = None
 
     @classmethod
-    def open(cls, info: RunInfo, options: ReportOptions, versions: Mapping[str, str], rank: int = 0) -> Report:
+    def open(
+        cls,
+        info: RunInfo,
+        options: ReportOptions,
+        versions: Mapping[str, str],
+        *,
+        rank: int = 0,
+        mean: Mean | None = None,
+    ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
-        versions: what the page lists, by name: st, torch, each active plugin.
+        versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor; every
+        rank reports its steps then.
         """
         if rank:
-            return cls(options, None, NoConsole())
-        report = cls(options, EventLog(info.directory / FILE), open_console(options.console, options.line_seconds))
+            return cls(options, None, NoConsole(), mean)
+        console = open_console(options.console, options.line_seconds)
+        report = cls(options, EventLog(info.directory / FILE), console, mean)
         report._info = info
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
@@ -158,7 +172,7 @@ class Report:
 
     def start(self, trackers: Mapping[str, Tracker], *, step: int, total: int, ranks: int = 1) -> None:
         """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks."""
-        self._readings = Readings(ranks)
+        self._readings = Readings(ranks, self._mean)
         self._step = step
         self._write_dropped()
         self._write("train", step=step, total=total, trackers=list(trackers))
@@ -176,13 +190,16 @@ class Report:
         if len(self._readings) >= self.options.every:
             self.read()
 
-    def read(self) -> None:
-        """Read the steps since the last reading now: before a checkpoint, so that no spoiled weights are saved."""
+    def read(self, *, alone: bool = False) -> None:
+        """Read the steps since the last reading now: before a checkpoint, so that no spoiled weights are saved.
+
+        alone: without the other ranks, which may have ended.
+        """
         if not len(self._readings):
             return
         count = len(self._readings)
         seconds, paused = self._clock.lap()
-        reading = self._readings.read(seconds)
+        reading = self._readings.read(seconds, alone=alone)
         self._write(
             "step", step=reading.step, steps=count, metrics=reading.metrics, losses=reading.losses, paused=paused
         )
@@ -220,7 +237,7 @@ class Report:
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
-        self.read()
+        self.read(alone=True)
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)

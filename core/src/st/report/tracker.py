@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st.options import Options
+import st.options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ class Picture:
 
 
 class Tracker(ABC):
-    """Shows a run to people. Called on rank 0, on a thread of its own; an exception disables it and is reported once."""
+    """Shows a run to people, on rank 0 and on a thread of its own; an exception disables it and is reported once."""
 
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[st.options.Options]] = st.options.Options
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: st.options.Options) -> None:
         self.options = options
 
     @abstractmethod

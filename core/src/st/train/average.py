@@ -62,13 +62,19 @@ class Average:
         import torch
 
         trained = [p.detach().clone() for p in self.parameters]
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.shadow)
+        self.put_in_place()
         try:
             yield
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, trained)
+
+    def put_in_place(self) -> None:
+        """The averaged weights in the model, for good."""
+        import torch
+
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.shadow)
 
     def state_dict(self) -> dict[str, object]:
         """The copies, by position, and how often they were updated."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from st.config import Difference, differences
+from st.differences import Difference, differences
 from st.errors import OutputUnwritable, Problem, ProblemsFound
 from st.train.vault import Vault, write_atomically
 

@@ -98,7 +98,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
                 session.restore()
             step = build_step(run, learner, plugins)
             stages.describe(session, encoded)
-            report.start(plugins.trackers if ranks.main else {}, step=run.progress.step, total=run.total_steps)
+            trackers = plugins.trackers if ranks.main else {}
+            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
             session.measure_start(predictor(run))
             outcome = train(run, step, iter(loader), session.announce())
             session.finish(outcome)

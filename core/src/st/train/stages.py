@@ -70,7 +70,8 @@ def opened(
     info = RunInfo(config.name or directory.name, directory, config.plain())
     versions = {"st": _own_version(), "torch": torch.__version__}
     versions |= {name: facts["version"] for name, facts in plugins.versions().items() if facts["version"]}
-    report = Report.open(info, config.report, versions, rank=ranks.rank)
+    mean = ranks.mean if ranks.size > 1 else None
+    report = Report.open(info, config.report, versions, rank=ranks.rank, mean=mean)
     report.note(f"running on {ranks.describe()}", kind="engine")
     for line in changes:
         report.note(line)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+
+from st import Batch, Encoder, Geometry, Input, Media, Noised, StError
 from st_pocket import Pocket, PocketOptions
 from st_pocket.codec import SpaceToDepth
 from st_pocket.words import HashedWords
-
-from st import Batch, Encoder, Geometry, Input, Media, Noised, StError
 
 CPU = torch.device("cpu")
 GEOMETRIES = [Geometry(64, 64), Geometry(48, 80), Geometry(80, 48), Geometry(16, 256)]

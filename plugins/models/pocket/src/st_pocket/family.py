@@ -96,7 +96,8 @@ class Pocket(ModelFamily[PocketOptions]):
                 why="There is no config.json in that folder.",
                 fix='Name the model/ folder that a run with [adapter] kind = "full" wrote.',
             )
-        denoiser: nn.Module = SD3Transformer2DModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        saved: Any = SD3Transformer2DModel  # diffusers' loader is not typed
+        denoiser: nn.Module = saved.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         return denoiser.to(device).eval()
 
     def tokens(self, latents: Tensor) -> int:
@@ -143,11 +144,12 @@ class Pocket(ModelFamily[PocketOptions]):
         import torch
         from diffusers import SD3Transformer2DModel
 
+        build: Any = SD3Transformer2DModel
         size = SIZES[self.options.size]
         channels = SpaceToDepth(EDGE).channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
-            denoiser: nn.Module = SD3Transformer2DModel(
+            denoiser: nn.Module = build(
                 sample_size=PLACES,
                 patch_size=1,
                 in_channels=channels,

@@ -1,0 +1,98 @@
+"""Pruning: what a cache holds, and taking out of it what is of no use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from st.data.cache import INDEXES, SHARDS
+from st.data.shard import Trust, unpack_records
+
+if TYPE_CHECKING:
+    from st.data.cache import Cache
+    from st.data.shard import ShardIndex
+
+ORPHAN_SECONDS = 3600.0
+"""Age of a shard without an index at which its writer is taken to be dead."""
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was taken out, or would be: entries by reason, and bytes."""
+
+    entries: Counter[str] = field(default_factory=Counter)
+    size_bytes: int = 0
+
+
+def records(cache: Cache) -> Iterator[tuple[ShardIndex, int, dict[str, str]]]:
+    """(shard, row, what the entry was made from) of every entry."""
+    for index in cache.contents.indexes:
+        for row, record in enumerate(unpack_records(cache.store.read(INDEXES + index.name))):
+            yield index, row, record
+
+
+def usage(cache: Cache) -> dict[tuple[str, str], tuple[int, int]]:
+    """(encoder, fingerprint) -> (entries, bytes)."""
+    found: dict[tuple[str, str], tuple[int, int]] = {}
+    for index, row, record in records(cache):
+        name = (record["encoder"], record["fingerprint"])
+        entries, size_bytes = found.get(name, (0, 0))
+        found[name] = (entries + 1, size_bytes + _size(index, row))
+    return found
+
+
+def prune(cache: Cache, wanted: Callable[[str], bool] | None, now: float, dry_run: bool = False) -> Pruned:
+    """Take out entries that are damaged, stored twice or not ``wanted`` (by key; None wants all), and shards without an
+    index.
+
+    Reads every entry. Those that stay are written to new shards before their old one is deleted, so that a process that
+    is killed meanwhile loses none. now: seconds since 1970. Other processes should not be reading the cache.
+    """
+    pruned = Pruned()
+    for _ in cache.verify():
+        pass
+    for index in cache.contents.indexes:
+        kept = []
+        for row in range(len(index)):
+            reason = _reason(cache, index, row, wanted)
+            if reason:
+                pruned.entries[reason] += 1
+                pruned.size_bytes += _size(index, row)
+            else:
+                kept.append(row)
+        if len(kept) < len(index) and not dry_run:
+            _rewrite(cache, index, kept)
+    named = {index.name for index in cache.contents.indexes}
+    for entry in list(cache.store.list(SHARDS)):
+        if entry.key.removeprefix(SHARDS) not in named and entry.modified < now - ORPHAN_SECONDS:
+            pruned.entries["in a shard without an index"] += 1
+            pruned.size_bytes += entry.size_bytes
+            if not dry_run:
+                cache.store.delete(entry.key)
+    if not dry_run:
+        cache.refresh()
+    return pruned
+
+
+def _reason(cache: Cache, index: ShardIndex, row: int, wanted: Callable[[str], bool] | None) -> str:
+    """Why an entry is of no use; '' where it is."""
+    key = index.key(row)
+    if index.trust[row] == Trust.DAMAGED:
+        return "damaged"
+    first, first_row = next(cache.contents.find(key))
+    if first is not index or first_row != row:
+        return "stored twice"
+    return "" if wanted is None or wanted(key) else "not used by this run file"
+
+
+def _rewrite(cache: Cache, index: ShardIndex, kept: list[int]) -> None:
+    own = unpack_records(cache.store.read(INDEXES + index.name))
+    cache.copy((index.key(row), own[row]) for row in kept)
+    cache.store.delete(INDEXES + index.name)
+    cache.store.delete(SHARDS + index.name)
+
+
+def _size(index: ShardIndex, row: int) -> int:
+    return sum(place[3] - place[2] for place in index.layout(row).values())

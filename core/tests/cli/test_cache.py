@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from st.testing.runs import CliResult
+
+
+@pytest.fixture
+def trained(tiny_run: Any) -> tuple[Path, Path]:
+    """A finished run: its run file and its cache."""
+    run = tiny_run()
+    return run.directory.with_suffix(".toml"), run.directory / "cache"
+
+
+Cli = Callable[..., CliResult]
+
+
+def spoil(cache: Path) -> None:
+    """Flip a bit in the last entry of the largest shard."""
+    path = max((cache / "shards").iterdir(), key=lambda file: file.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_du_counts_the_entries_of_each_encoder(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    result = st_cli("cache", "du", trained[0])
+
+    rows = [line.split() for line in result.out.splitlines()]
+    assert result.code == 0, result.err
+    assert [row[-2] for row in rows if row[:1] == ["codec"]] == ["4"]
+
+
+def test_verify_ends_with_one_where_something_is_damaged(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    whole = st_cli("cache", "verify", trained[0])
+    spoil(trained[1])
+
+    broken = st_cli("cache", "verify", trained[0])
+
+    assert (whole.code, broken.code) == (0, 1)
+    assert "0 damaged" in whole.out
+    assert "1 damaged" in broken.out
+    assert "is damaged" in broken.err
+
+
+def test_prune_takes_out_what_is_damaged_and_nothing_else(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    spoil(trained[1])
+
+    planned = st_cli("cache", "prune", trained[0], "--dry-run")
+    done = st_cli("cache", "prune", trained[0])
+    after = st_cli("cache", "verify", trained[0])
+
+    assert planned.out.splitlines()[0] == done.out.splitlines()[0] == "1 damaged"
+    assert "would be freed" in planned.out
+    assert after.code == 0
+
+
+def test_prune_unused_keeps_what_the_run_file_needs(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    nothing = st_cli("cache", "prune", trained[0], "--unused")
+    smaller = st_cli("cache", "prune", trained[0], "--unused", "--set", "dataset.0.resolution=32")
+    after = st_cli("cache", "explain", trained[0], picture(trained))
+
+    assert "not used" not in nothing.out
+    assert "4 not used by this run file" in smaller.out
+    assert "not cached" in after.out
+
+
+def picture(trained: tuple[Path, Path]) -> Path:
+    return min((trained[0].parent / "photos").glob("*.png"))
+
+
+def test_explain_says_what_is_cached_and_what_has_changed(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    cached = st_cli("cache", "explain", trained[0], picture(trained))
+    changed = st_cli("cache", "explain", trained[0], picture(trained), "--set", "dataset.0.resolution=32")
+
+    assert cached.code == 0, cached.err
+    assert "not cached" not in cached.out
+    assert "geometry was " in changed.out
+    assert "fingerprint" not in changed.out
+
+
+def test_explain_refuses_a_sample_that_is_in_no_data_set(trained: tuple[Path, Path], st_cli: Cli) -> None:
+    result = st_cli("cache", "explain", trained[0], "nowhere.png")
+
+    assert result.code == 1
+    assert "has a sample 'nowhere.png'" in result.err
