@@ -3,141 +3,163 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING
 
 from figure import Bar, Figure, median
 from pictures import caption, write_photos
-from processes import Case, rounds
+from processes import once
 from settings import write_run_file
 
 if TYPE_CHECKING:
-    from st.data.cache import Cache, CacheOptions
+    from st.data.cache import CacheOptions
     from st.data.encoder import Encoder, LatentCodec
     from st.data.prepare import PreparedSet
+    from torch import Tensor
 
-Answer = dict[str, float]
+Answer = list[dict[str, float]]
+"""Per round, milliseconds for each thing that is encoded: ``floor``, ``network`` (a part of it) and ``ours``."""
+
 GROUP = "encoding"
 SIZE, BATCH = 128, 8
 BAR = Bar(1.2)
 
 
 def measure(scratch: Path, quick: bool) -> list[Figure]:
-    pictures, captions, turns = (16, 16, 1) if quick else (192, 512, 3)
+    pictures, captions, turns = (16, 16, 1) if quick else (96, 256, 4)
     photos = write_photos(scratch / "photos", pictures, (3 * SIZE, 3 * SIZE))
     file = write_run_file(scratch / "run", photos, {"resolution": SIZE})
-    cases: dict[str, Case] = {
-        "bare pictures": ("encoding", "bare pictures", [str(photos)]),
-        "pictures": ("encoding", "pictures", [str(file)]),
-        "bare captions": ("encoding", "bare captions", [captions]),
-        "captions": ("encoding", "captions", [captions, str(scratch / "texts")]),
-    }
-    found = rounds(cases, turns, scratch / "log.txt")
+    log = scratch / "log.txt"
+    by_picture = once(("encoding", "pictures", [str(file), str(photos), turns]), log)
+    by_caption = once(("encoding", "captions", [str(scratch / "texts"), captions, turns]), log)
     shutil.rmtree(photos)
     return [
-        _figure(found, "pictures", f"fill the cache with latents, per picture of {SIZE} px", "read, decode, resize, encode"),
-        _figure(found, "captions", "fill the cache with text embeddings, per caption", "tokenize, encode"),
+        _figure(by_picture, f"fill the cache with latents, per picture of {SIZE} px", "read, decode, resize, encode"),
+        _figure(by_caption, "fill the cache with text embeddings, per caption", "tokenize, encode"),
     ]
 
 
-def _figure(found: dict[str, list[Answer]], name: str, what: str, work: str) -> Figure:
-    floor, ours = ([one["milliseconds"] for one in found[case]] for case in (f"bare {name}", name))
-    value = median([one / other for one, other in zip(ours, floor, strict=True)])
-    network = median([one["network"] for one in found[f"bare {name}"]])
+def _figure(answer: Answer, what: str, work: str) -> Figure:
+    floor, network, ours = (median([one[name] for one in answer]) for name in ("floor", "network", "ours"))
+    value = median([one["ours"] / one["floor"] for one in answer])
     detail = f"the floor: {work}, in batches of {BATCH}; {network:.2f} ms of it in the network"
-    return Figure(GROUP, what, value, "x", BAR, f"{median(floor):.2f} ms", f"{median(ours):.2f} ms", detail)
+    return Figure(GROUP, what, value, "x", BAR, f"{floor:.2f} ms", f"{ours:.2f} ms", detail)
 
 
-def bare_pictures(photos: str) -> Answer:
-    """Decode, encode and keep, eight pictures at a time."""
-    import numpy as np
-    import torch
-    from networks import autoencoder
-    from PIL import Image
-
-    network, files = autoencoder(), sorted(Path(photos).glob("*.jpg"))
-
-    def decoded(file: Path) -> torch.Tensor:
-        picture = Image.open(file)
-        picture.draft(None, (SIZE, SIZE))
-        array = np.array(picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-        return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
-
-    def encoded(pixels: torch.Tensor) -> torch.Tensor:
-        latents: torch.Tensor = network.encode(pixels * 2 - 1).latent_dist.mode()
-        return latents
-
-    encoded(torch.stack([decoded(file) for file in files[:BATCH]]))
-    began, inside = process_time(), 0.0
-    kept = []
-    for start in range(0, len(files), BATCH):
-        pixels = torch.stack([decoded(file) for file in files[start : start + BATCH]])
-        entered = process_time()
-        kept.append(encoded(pixels))
-        inside += process_time() - entered
-    return _per(len(files), process_time() - began, inside)
-
-
-def bare_captions(count: int) -> Answer:
-    """Tokenize, encode and keep, eight captions of about one length at a time."""
-    from networks import language_model, tokens
-
-    network = language_model()
-    captions = sorted((caption(number) for number in range(count)), key=len, reverse=True)
-    ids, mask, _ = tokens(captions[:BATCH])
-    network(input_ids=ids, attention_mask=mask)
-    began, inside = process_time(), 0.0
-    kept = []
-    for start in range(0, count, BATCH):
-        ids, mask, lengths = tokens(captions[start : start + BATCH])
-        entered = process_time()
-        states = network(input_ids=ids, attention_mask=mask).last_hidden_state
-        inside += process_time() - entered
-        kept += [row[:length] for row, length in zip(states, lengths, strict=True)]
-    return _per(count, process_time() - began, inside)
-
-
-def filled_pictures(run_file: str) -> Answer:
-    """``fill`` with the pictures of a run file, into an empty cache."""
+def pictures(run_file: str, photos: str, turns: int) -> Answer:
+    """Encode the pictures of a run file barely and by ``fill``, in turn."""
     from networks import Autoencoder
     from st.assembly import assemble
     from st.report.report import Report
     from st.train.stages import read_data
 
     config, plugins = assemble(Path(run_file), training=True)
-    shutil.rmtree(config.cache.url, ignore_errors=True)
     sets = read_data(config, plugins, Report.silent())
-    return _filled(sets, Autoencoder(), (), config.cache, len(sets[0].index))
+    files, codec = sorted(Path(photos).glob("*.jpg")), Autoencoder()
+
+    def calls() -> Iterator[Callable[[], object]]:
+        for start in range(0, len(files), BATCH):
+            pixels = _decoded(files[start : start + BATCH])
+            yield lambda: codec.network.encode(pixels * 2 - 1).latent_dist.mode()
+
+    def ours(options: CacheOptions) -> float:
+        return _filled(sets, codec, (), options, ())
+
+    return _in_turn(calls, ours, config.cache, len(files), turns)
 
 
-def filled_captions(count: int, folder: str) -> Answer:
-    """``fill`` with captions, into an empty cache."""
-    from networks import Autoencoder, LanguageModel
+def captions(folder: str, count: int, turns: int) -> Answer:
+    """Encode captions barely, neighbours of about one length, and by ``fill``, in turn."""
+    from networks import Autoencoder, LanguageModel, tokens
     from st.data.cache import CacheOptions
 
-    shutil.rmtree(folder, ignore_errors=True)
-    return _filled((), Autoencoder(), (LanguageModel(),), CacheOptions(url=folder), count)
+    codec, encoder = Autoencoder(), LanguageModel()
+    texts = sorted((caption(number) for number in range(count)), key=len, reverse=True)
+
+    def calls() -> Iterator[Callable[[], object]]:
+        for start in range(0, count, BATCH):
+            ids, mask, _ = tokens(texts[start : start + BATCH])
+            yield lambda: encoder.network(input_ids=ids, attention_mask=mask)
+
+    def ours(options: CacheOptions) -> float:
+        return _filled((), codec, (encoder,), options, texts)
+
+    return _in_turn(calls, ours, CacheOptions(url=folder), count, turns)
+
+
+def _decoded(files: Sequence[Path]) -> Tensor:
+    """Pictures as a bare program reads them, (B, 3, SIZE, SIZE) in [0, 1]."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    def one(file: Path) -> torch.Tensor:
+        picture = Image.open(file)
+        picture.draft(None, (SIZE, SIZE))
+        array = np.array(picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        return torch.from_numpy(array).permute(2, 0, 1).float().div_(255)
+
+    return torch.stack([one(file) for file in files])
+
+
+def _in_turn(
+    calls: Callable[[], Iterator[Callable[[], object]]],
+    ours: Callable[[CacheOptions], float],
+    options: CacheOptions,
+    count: int,
+    turns: int,
+) -> Answer:
+    """calls: prepares each batch and yields the network's call. ours: CPU seconds of filling a cache. The first is warm-up."""
+    import torch
+
+    answer = []
+    for turn in range(turns + 1):
+        with torch.no_grad():
+            floor, network = _bare(calls())
+        url = f"{options.url}-{turn}"
+        spent = ours(options.model_copy(update={"url": url}))
+        shutil.rmtree(url)
+        seconds = {"floor": floor, "network": network, "ours": spent}
+        answer.append({name: 1e3 * value / count for name, value in seconds.items()})
+    return answer[1:]
+
+
+def _bare(calls: Iterator[Callable[[], object]]) -> tuple[float, float]:
+    """CPU seconds of preparing and calling, and those inside the calls. What networks give is kept."""
+    began, inside, kept = process_time(), 0.0, []
+    for call in calls:
+        entered = process_time()
+        kept.append(call())
+        inside += process_time() - entered
+    return process_time() - began, inside
 
 
 def _filled(
-    sets: Sequence[PreparedSet], codec: LatentCodec, encoders: Sequence[Encoder], options: CacheOptions, count: int
-) -> Answer:
+    sets: Sequence[PreparedSet],
+    codec: LatentCodec,
+    encoders: Sequence[Encoder],
+    options: CacheOptions,
+    prompts: Sequence[str],
+) -> float:
+    """CPU seconds of filling an empty cache."""
     import torch
     from st.data.cache import Cache
     from st.data.encoding import fill
+    from st.data.index import Index
     from st.data.store import Store
     from st.report.report import Report
     from st.train.ranks import Single
 
     device = torch.device("cpu")
-    _warm_up(codec, encoders, device)
-    cache: Cache = Cache(Store.at(options.url))
-    prompts = () if sets else [caption(number) for number in range(count)]
-    before, began = len(cache), process_time()
+    # Digests of files are known after a first round; a first start knows none.
+    fresh = [replace(one, index=Index(one.index.table, one.index.recipe, one.index.fits)) for one in sets]
+    cache = Cache(Store.at(options.url))
+    began = process_time()
     fill(
-        sets,
+        fresh,
         codec,
         encoders,
         cache,
@@ -148,30 +170,8 @@ def _filled(
         prompts=prompts,
     )
     spent = process_time() - began
-    # The empty caption is always encoded as well.
-    assert len(cache) - before == count + (not sets), (len(cache), before, count)
-    return _per(count, spent, 0.0)
+    assert len(cache) == sum(len(one.index) for one in sets) + len(prompts) + len(encoders)
+    return spent
 
 
-def _warm_up(codec: LatentCodec, encoders: Sequence[Encoder], device: object) -> None:
-    import torch
-    from st import Input
-
-    assert isinstance(device, torch.device)
-    with torch.no_grad(), codec.open(device) as encode:
-        encode([Input("", pixels=torch.zeros(3, SIZE, SIZE))] * BATCH)
-    for encoder in encoders:
-        with torch.no_grad(), encoder.open(device) as encode:
-            encode([Input("", caption=caption(number)) for number in range(BATCH)])
-
-
-def _per(count: int, seconds: float, inside: float) -> Answer:
-    return {"milliseconds": 1e3 * seconds / count, "network": 1e3 * inside / count}
-
-
-CASES: dict[str, Callable[..., Answer]] = {
-    "bare pictures": bare_pictures,
-    "bare captions": bare_captions,
-    "pictures": filled_pictures,
-    "captions": filled_captions,
-}
+CASES: dict[str, Callable[..., Answer]] = {"pictures": pictures, "captions": captions}

@@ -26,7 +26,7 @@ def autoencoder() -> Any:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    widths = (32, 64, 64, 64)
+    widths = (16, 32, 32, 32)
     made = AutoencoderKL(
         latent_channels=16,
         block_out_channels=widths,

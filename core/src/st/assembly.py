@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from st.activation import TAKE_AWAY, Activation, Plugins, bare_name, plugin_names, scheme_of
 from st.catalogue import Catalogue
-from st.config import ABSENT_IS_OFF, CHOICES, SECTIONS, RunConfig, RunOptions, section_names, section_options
+from st.config import (
+    ABSENT_IS_OFF,
+    CHOICES,
+    SECTIONS,
+    RunConfig,
+    RunOptions,
+    ValidatorOptions,
+    section_names,
+    section_options,
+)
 from st.errors import Problem, ProblemsFound, StError
 from st.reading import Reader
 from st.registrar import Choice, StrategyKind
-from st.runfile import ENVIRONMENT_PREFIX, RunFile, read
+from st.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
 from st.spelling import closest, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from st.data.dataset import DatasetConfig
@@ -94,7 +103,7 @@ class Assembly:
         run = self.reader.options(RunOptions, (), top)
         sections: dict[str, Any] = {name: self._section(name) for name in SECTIONS}
         sections |= {kind: self._choice(kind, default) for kind, default in CHOICES.items()}
-        datasets = self._datasets()
+        datasets, validators = self._datasets(), list(self._validators())
         families = self.activation.families
         if run is None or self.reader.problems or not families:
             return None
@@ -103,6 +112,7 @@ class Assembly:
             **sections,
             model=self.activation.options[families[0].name],
             datasets=tuple(datasets),
+            validators=tuple(validators),
             plugin_options=self.activation.options,
             origins={location: origin.text for location, origin in self.run_file.origins.items()},
             placeholders=self.run_file.placeholders,
@@ -137,6 +147,23 @@ class Assembly:
         options = self.reader.options(strategy.options, (kind,), data, others=("kind",))
         return None if options is None else Choice(name, options, strategy.build)
 
+    def _validators(self) -> Iterator[tuple[int, Choice]]:
+        tables = self.reader.at(("validator",))
+        if isinstance(tables, dict):
+            self.reader.refuse(("validator",), "a run has a list of them.", fix="Write [[validator]] with two brackets.")
+        for index in range(len(tables)) if isinstance(tables, list) else ():
+            location = ("validator", index)
+            table = self.reader.table(location)
+            own = {key: value for key, value in table.items() if key in ValidatorOptions.model_fields}
+            options = self.reader.options(ValidatorOptions, location, own)
+            strategy = self._lookup("validator", options.kind, (*location, "kind")) if options else None
+            if options is None or strategy is None:
+                continue
+            rest = {key: value for key, value in table.items() if key not in own}
+            chosen = self.reader.options(strategy.options, location, rest, others=tuple(ValidatorOptions.model_fields))
+            if chosen is not None:
+                yield options.every, Choice(options.kind, chosen, strategy.build)
+
     def _family_default(self, kind: StrategyKind) -> Mapping[str, Any]:
         """What the model family wants of a section that the run file does not have."""
         families = self.activation.families
@@ -151,7 +178,7 @@ class Assembly:
         family: ModelFamily[Any] = self.activation.families[0].instance
         return default_density(family.path)
 
-    def _lookup(self, kind: StrategyKind, name: str, location: tuple[str, str]) -> Any:
+    def _lookup(self, kind: StrategyKind, name: str, location: Location) -> Any:
         registrar = self.activation.registrar
         found = registrar.get(kind, name)
         # A plugin that cannot be used might have brought it; that plugin's own problem is shown.

@@ -89,9 +89,18 @@ class RunOptions(Options):
     """Where to train: auto, cpu, cuda, mps or a name that torch knows."""
 
 
+class ValidatorOptions(Options):
+    """A measurement that a plugin brings, besides pictures and held-out losses. Its own settings stand beside these."""
+
+    kind: str
+    """Which validator."""
+    every: int = Field(ge=1)
+    """Optimizer steps between two measurements."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Every setting of a run. The attributes are the run file's keys; ``plugin`` gives the options of an active plugin.
+    """Every setting of a run. The attributes are the run file's keys, lists in the plural; ``plugin`` gives the options of an active plugin.
 
     model is the family's options. quantizer and average are None where the run file has no such section.
     """
@@ -122,6 +131,7 @@ class RunConfig:
     recompute: RecomputeOptions
     compile: CompileOptions
     datasets: tuple[DatasetConfig, ...]
+    validators: tuple[tuple[int, Choice], ...]
     loader: LoaderOptions
     cache: CacheOptions
     checkpoint: CheckpointOptions
@@ -154,6 +164,8 @@ class RunConfig:
                 continue
             if field.name == "datasets":
                 data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
+            elif field.name == "validators":
+                data["validator"] = [{**_plain(choice), "every": every} for every, choice in value]
             else:
                 data[field.name] = _plain(value)
         for name, options in self.plugin_options.items():
@@ -191,4 +203,4 @@ def section_options(section: str) -> type[Options]:
 
 def section_names() -> list[str]:
     """Everything at the top of a run file that is not a plugin's section."""
-    return ["model", "dataset", *CHOICES, *SECTIONS]
+    return ["model", "dataset", "validator", *CHOICES, *SECTIONS]

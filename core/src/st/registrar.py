@@ -127,7 +127,7 @@ class Registrar:
         self._add("sampler", name, build, options)
 
     def validator(self, name: str, build: Callable[[OptionsT], Validator], options: type[OptionsT]) -> None:
-        """What is measured during training."""
+        """``[[validator]] kind``: what is measured during training."""
         self._add("validator", name, build, options)
 
     def engine(self, name: str, build: Callable[[torch.device, RanksOptions], Ranks], options: type[Options]) -> None:

@@ -270,6 +270,17 @@ def test_a_target_that_matches_nothing_names_what_is_close(make_case: Callable[[
     assert "'to_q'" in raised.value.fix
 
 
+@pytest.mark.parametrize("name", ["pissa", "dora"])
+def test_quantized_weights_are_not_taken_apart(make_case: Callable[[str], Any], name: str) -> None:
+    case = make_case("sd3")
+    for module in case.denoiser.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
+
+    with pytest.raises(StError, match=r"cannot take apart|needs weights that are not quantized"):
+        variant(name).attach(case.denoiser, TARGETS)
+
+
 def test_loftq_says_why_not(make_case: Callable[[str], Any]) -> None:
     with pytest.raises(StError, match="'loftq' cannot be used: it needs CUDA"):
         LoraAdapter(LoraOptions(init="loftq")).attach(make_case("sd3").denoiser, TARGETS)

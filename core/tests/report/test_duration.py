@@ -10,7 +10,7 @@ from st.report.duration import duration
     [
         (0, "0 s"),
         (0.00632, "6.32 ms"),
-        (4.21, "4.2 s"),
+        (4.21, "4.21 s"),
         (42.4, "42 s"),
         (59.7, "1 min 00 s"),
         (185, "3 min 05 s"),

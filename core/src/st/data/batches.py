@@ -17,6 +17,8 @@ from st.errors import SampleUnreadable, StError
 from st.train.randomness import keyed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from st.data.buckets import Bucket
     from st.data.cache import Cache, Origin
     from st.data.encoder import Encoder
@@ -183,13 +185,18 @@ class Assembler:
         return masks
 
 
-def _sizes(one: PreparedSet, rows: Sequence[int]) -> dict[str, Tensor]:
+def _sizes(one: PreparedSet, rows: list[int]) -> dict[str, Tensor]:
     """What pictures are conditioned on beside their caption, (B, 2) each: sizes (height, width), crop (top, left)."""
-    fits = [one.index.fit(row) for row in rows]
+    fits = one.index.fits
+    assert fits is not None, "a prepared data set has fits"
+
+    def pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> Tensor:
+        return torch.from_numpy(np.stack((first[rows], second[rows]), axis=1).astype(np.int64))
+
     return {
-        "original_size": torch.tensor([fit.resized for fit in fits]),
-        "crop": torch.tensor([fit.crop for fit in fits]),
-        "target_size": torch.tensor([(fit.geometry.height, fit.geometry.width) for fit in fits]),
+        "original_size": pairs(fits.resized_height, fits.resized_width),
+        "crop": pairs(fits.top, fits.left),
+        "target_size": pairs(fits.height, fits.width),
     }
 
 

@@ -141,13 +141,13 @@ class Cache:
             return None
 
     def _check_size(self, index: ShardIndex, size_bytes: int) -> None:
-        from st.data.shard import Trust
+        from st.data.shard import DAMAGED
 
         if size_bytes >= index.size_bytes:
             return
-        lost = (index.ends() > size_bytes) & (index.trust != Trust.DAMAGED)
+        lost = (index.ends() > size_bytes) & (index.trust != DAMAGED)
         if lost.any():
-            index.trust[lost] = Trust.DAMAGED
+            index.trust[lost] = DAMAGED
             state = "is cut short" if size_bytes else "is missing"
             self._note(f"cache: shard {index.name!r} {state}; {int(lost.sum())} entries are encoded again")
 
@@ -184,7 +184,7 @@ class Cache:
         return None
 
     def _load(self, index: ShardIndex, row: int) -> Mapping[str, Tensor] | None:
-        from st.data.shard import Trust, checksum, view
+        from st.data.shard import UNREAD, VERIFIED, checksum, view
 
         layout = index.layout(row)
         start = min((place[2] for place in layout.values()), default=0)
@@ -194,17 +194,17 @@ class Cache:
             self._damaged(index, row, "it is cut short")
             return None
         tensors = {name: view(buffer, place, start) for name, place in layout.items()}
-        if index.trust[row] == Trust.UNREAD:
+        if index.trust[row] == UNREAD:
             if checksum(tensors) != index.checksums[row]:
                 self._damaged(index, row, "its bytes are not those that were written")
                 return None
-            index.trust[row] = Trust.VERIFIED
+            index.trust[row] = VERIFIED
         return tensors
 
     def _damaged(self, index: ShardIndex, row: int, reason: str) -> None:
-        from st.data.shard import Trust
+        from st.data.shard import DAMAGED
 
-        index.trust[row] = Trust.DAMAGED
+        index.trust[row] = DAMAGED
         self._note(f"cache: entry {row} of shard {index.name!r} is damaged ({reason}); it is encoded again")
 
     def _bytes(self, index: ShardIndex, start: int, end: int) -> Tensor:
@@ -257,10 +257,10 @@ class Cache:
 
     def verify(self) -> Iterator[tuple[str, int, int]]:
         """Read every entry of every shard: (shard, entries, damaged entries) of each."""
-        from st.data.shard import Trust
+        from st.data.shard import DAMAGED, UNREAD
 
         for index in list(self._known.values()):
             for row in range(len(index)):
-                if index.trust[row] == Trust.UNREAD:
+                if index.trust[row] == UNREAD:
                     self._load(index, row)
-            yield index.name, len(index), int((index.trust == Trust.DAMAGED).sum())
+            yield index.name, len(index), int((index.trust == DAMAGED).sum())

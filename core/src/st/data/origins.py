@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from st.data.cache import Origin
+from st.data.geometry import Geometry
 
 if TYPE_CHECKING:
     from st.data.encoder import Encoder, LatentCodec
@@ -58,6 +59,13 @@ class Origins:
 
 
 def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
-    fit = index.fit(row)
-    (height, width), (top, left) = fit.resized, fit.crop
-    return {"bytes": digest, "geometry": str(fit.geometry), "resized": f"{width}x{height}", "crop": f"{top},{left}"}
+    # From the columns: a Fit object costs more than the rest of a key.
+    fits = index.fits
+    assert fits is not None, "a prepared data set has fits"
+    geometry = Geometry(*(column[row].item() for column in (fits.height, fits.width, fits.frames, fits.seconds)))
+    return {
+        "bytes": digest,
+        "geometry": str(geometry),
+        "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
+        "crop": f"{fits.top[row]},{fits.left[row]}",
+    }

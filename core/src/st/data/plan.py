@@ -68,7 +68,8 @@ class Plan:
     A step's samples come from one bucket where the bucket has that many in an epoch; the last step of such a bucket is
     filled up with random samples of the same bucket. Smaller buckets are drawn a microbatch (over all ranks) at a time,
     and such microbatches make up a step together. Data set, bucket and order are drawn by the draw index of the first
-    sample concerned, so ranks, batch and accumulation do not matter as long as their product stays.
+    sample concerned, so ranks, batch and accumulation do not matter as long as their product stays; where a bucket has
+    fewer samples than a step, the samples of a microbatch (batch x ranks) have to stay as well.
 
     sets: data sets to train on, in any order. by_length: see Mixture.
     """
@@ -234,6 +235,7 @@ class Plan:
             "epoch_step": position.epoch_step,
             "effective_batch": self.shape.effective,
             "accumulate": self.shape.accumulate,
+            "small_buckets": any(quota.unit != self.shape.effective for quotas in self._quotas for quota in quotas),
             "samples_by_dataset": {
                 one.config.name: sum(q.samples for q in qs) for one, qs in zip(self.sets, self._quotas, strict=True)
             },
@@ -255,6 +257,11 @@ class Plan:
             yield (
                 f"a step now has {after} samples instead of {before}: training goes on after the {state['samples']} "
                 f"samples already drawn, and the order from there differs"
+            )
+        elif state["small_buckets"] and state["accumulate"] != self.shape.accumulate:
+            yield (
+                f"{self.shape.unit} samples are drawn at a time from buckets that do not fill a step, instead of "
+                f"{before // state['accumulate']}: the order from here differs"
             )
         known: Mapping[str, int] = state["samples_by_dataset"]
         for one, quotas in zip(self.sets, self._quotas, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from st.data.cache import INDEXES, SHARDS
-from st.data.shard import Trust, unpack_records
+from st.data.shard import DAMAGED, unpack_records
 
 if TYPE_CHECKING:
     from st.data.cache import Cache
@@ -79,7 +79,7 @@ def prune(cache: Cache, wanted: Callable[[str], bool] | None, now: float, dry_ru
 def _reason(cache: Cache, index: ShardIndex, row: int, wanted: Callable[[str], bool] | None) -> str:
     """Why an entry is of no use; '' where it is."""
     key = index.key(row)
-    if index.trust[row] == Trust.DAMAGED:
+    if index.trust[row] == DAMAGED:
         return "damaged"
     first, first_row = next(cache.contents.find(key))
     if first is not index or first_row != row:

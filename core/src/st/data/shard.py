@@ -6,7 +6,6 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import numpy as np
 import pyarrow as pa
@@ -37,12 +36,8 @@ Layout = dict[str, tuple[str, list[int], int, int]]
 """Where an entry's tensors are: name -> (dtype, shape, first byte, end) counted from the beginning of the shard."""
 
 
-class Trust(IntEnum):
-    """What is known of an entry's bytes. An entry is verified when a process reads it for the first time."""
-
-    UNREAD = 0
-    VERIFIED = 1
-    DAMAGED = 2
+UNREAD, VERIFIED, DAMAGED = range(3)
+"""What is known of an entry's bytes. An entry is verified when a process reads it for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """What one shard holds, by columns. keys: (n, 2) the halves of each key. trust: (n,) Trust, this process's view."""
+    """What one shard holds, by columns. keys: (n, 2) the halves of each key. trust: (n,), this process's view."""
 
     name: str
     size_bytes: int
@@ -222,7 +217,7 @@ class Contents:
         wanted = halves([key or "0" * 2 * KEY_BYTES for key in keys])
         places = np.minimum(np.searchsorted(self._keys[:, 0], wanted[:, 0]), len(self) - 1)
         trust = np.concatenate([index.trust for index in self.indexes])[self._start[self._shard] + self._row]
-        found[:] = (self._keys[places] == wanted).all(axis=1) & (trust[places] != Trust.DAMAGED)
+        found[:] = (self._keys[places] == wanted).all(axis=1) & (trust[places] != DAMAGED)
         # Where the first candidate is another key's or damaged, a further copy may still be there.
         for place in np.flatnonzero(~found & (self._keys[places, 0] == wanted[:, 0])):
             found[place] = next(self.find(keys[int(place)]), None) is not None
@@ -234,6 +229,6 @@ class Contents:
         position = int(np.searchsorted(self._keys[:, 0], high))
         while position < len(self) and self._keys[position, 0] == high:
             index, row = self.indexes[self._shard[position]], int(self._row[position])
-            if self._keys[position, 1] == low and index.trust[row] != Trust.DAMAGED:
+            if self._keys[position, 1] == low and index.trust[row] != DAMAGED:
                 yield index, row
             position += 1

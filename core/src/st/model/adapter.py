@@ -97,7 +97,7 @@ def restore(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], what:
             parameter.copy_(tensor)
 
 
-def is_plain(parameter: Tensor) -> bool:
+def is_plain(parameter: object) -> bool:
     """Whether a weight is an ordinary tensor of floats: not quantized, and not packed into a class of its own."""
     from torch import Tensor, nn
 

@@ -73,7 +73,7 @@ class PipelineFamily(ModelFamily[P]):
         self._renderer: Any = None
 
     def prompt_arguments(self) -> Mapping[str, Any]:
-        """Further arguments of ``encode_prompt``, such as ``max_sequence_length``. They decide what is cached."""
+        """Arguments of ``encode_prompt`` that differ from the pipeline's own, such as ``max_sequence_length``."""
         return {}
 
     def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
@@ -141,6 +141,7 @@ class PipelineFamily(ModelFamily[P]):
         conditions: collated, of one text; negative: likewise, None where guidance is off. The denoiser is in eval mode.
         """
         import torch
+        from torch.nn import Module
 
         pipeline = self._rendering()
         weight = next(one for one in denoiser.parameters() if one.is_floating_point())
@@ -163,14 +164,14 @@ class PipelineFamily(ModelFamily[P]):
         }
         known = inspect.signature(pipeline.__call__).parameters
         autoencoder = getattr(pipeline, self.autoencoder)
-        # Pipelines decode in the precision that they were given embeddings in.
-        autoencoder.to(weight.device, weight.dtype)
+        # Pipelines decode in the precision that they were given embeddings in. diffusers' own ``to`` warns of that.
+        Module.to(autoencoder, weight.device, weight.dtype)
         pipeline.register_modules(**{self.denoiser: denoiser})
         try:
             pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
         finally:
             pipeline.register_modules(**{self.denoiser: None})
-            autoencoder.to("cpu")
+            Module.to(autoencoder, "cpu")
         clip = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
         return clip.squeeze(2) if clip.ndim == 5 and geometry.frames == 1 else clip
 

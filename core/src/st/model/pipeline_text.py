@@ -29,7 +29,8 @@ class Prompting:
 
     pipeline: its class. without: components that have nothing to do with text. encodes: a name for each value that
     ``encode_prompt`` returns, None for those not kept. trims: by name, the mask among them that says which rows are
-    real; only those rows are kept, and the mask is not. arguments: further ones for ``encode_prompt``.
+    real; only those rows are kept, and the mask is not. arguments: for ``encode_prompt``; what is not among them is as
+    the pipeline's own call has it, which is what its users get and often differs from the defaults of ``encode_prompt``.
     """
 
     pipeline: type
@@ -50,7 +51,7 @@ class PipelineText(Encoder):
 
     @property
     def fingerprint(self) -> str:
-        asked = json.dumps([self.prompting.encodes, dict(self.prompting.trims), dict(self.prompting.arguments)])
+        asked = json.dumps([self.prompting.encodes, dict(self.prompting.trims), self._arguments()], default=str)
         return f"{self.prompting.pipeline.__name__}-{self.folder.fingerprint(self._components())}-{self.dtype}-{asked}"
 
     @contextmanager
@@ -58,7 +59,9 @@ class PipelineText(Encoder):
         import torch
 
         pipeline = self._load(device)
-        arguments = self._arguments(pipeline, device)
+        arguments = self._arguments()
+        if "device" in inspect.signature(pipeline.encode_prompt).parameters:
+            arguments["device"] = device
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
             with torch.no_grad():
@@ -73,7 +76,7 @@ class PipelineText(Encoder):
         """For the tokenizer that reads the most of it."""
         counts = []
         for tokenizer in self._tokenizers():
-            limit = self.prompting.arguments.get("max_sequence_length", UNBOUNDED)
+            limit = self._arguments().get("max_sequence_length") or UNBOUNDED
             own = tokenizer.model_max_length
             tokens = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
             counts.append((min(tokens, limit, own), tokens))
@@ -108,16 +111,20 @@ class PipelineText(Encoder):
                 loaded.__dict__[name] = SimpleNamespace(config=frozen(self.folder.config(name)), dtype=dtype)
         return loaded
 
-    def _arguments(self, pipeline: Any, device: torch.device) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, Any]:
         """Every argument that has no default is given: None where nothing is known about it."""
-        known = inspect.signature(pipeline.encode_prompt).parameters
-        arguments: dict[str, Any] = {
-            name: None
-            for name, parameter in known.items()
-            if parameter.default is parameter.empty and name != "prompt" and parameter.kind is not parameter.VAR_KEYWORD
-        }
-        offered = {"device": device, "do_classifier_free_guidance": False}
-        return arguments | {k: v for k, v in offered.items() if k in known} | dict(self.prompting.arguments)
+        pipeline: Any = self.prompting.pipeline
+        called = inspect.signature(pipeline.__call__).parameters
+        arguments: dict[str, Any] = {}
+        for name, parameter in list(inspect.signature(pipeline.encode_prompt).parameters.items())[1:]:
+            if name in ("prompt", "device") or parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            default = called[name].default if name in called else parameter.default
+            if default is not parameter.empty or parameter.default is parameter.empty:
+                arguments[name] = None if default is parameter.empty else default
+        if "do_classifier_free_guidance" in arguments:
+            arguments["do_classifier_free_guidance"] = False
+        return arguments | dict(self.prompting.arguments)
 
     def _tokenizers(self) -> list[Any]:
         from transformers import AutoTokenizer

@@ -2,13 +2,13 @@
 
 
 def duration(seconds: float) -> str:
-    """``6.3 ms``, ``4.2 s``, ``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
+    """``6.3 ms``, ``4.21 s``, ``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
     if seconds == 0:
         return "0 s"
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.3g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -137,11 +137,12 @@ def _figure(
         for one in labelled
     )
     legend = f'<div class="legend">{names}</div>' if names else ""
+    kind = "card wide" if size == WIDE else "card"
     switchable = drawing.count("<svg") > 1
     switch = '<label class="switch push"><input type="checkbox" class="log-switch">log scale</label>'
     hint = f'<span class="legend quiet">{escape(more)}</span>' if more else ""
     return (
-        f'<figure class="card"><div class="head"><h3>{escape(title)}</h3>{legend}{hint}'
+        f'<figure class="{kind}"><div class="head"><h3>{escape(title)}</h3>{legend}{hint}'
         f"{switch if switchable else ''}</div>{drawing}</figure>"
     )
 

@@ -91,7 +91,7 @@ _FLAG = re.compile(r"(?:^|\s)--([a-z]+)(?=\s|$)")
 
 
 def parse_line(line: str, where: str = "prompt") -> PromptOptions:
-    """A prompt with flags as kohya's tools write them: ``a cat --w 512 --h 768 --s 20 --d 7 --g 4 --n blurry``.
+    """A prompt with flags, as sample files have them: ``a cat --w 512 --h 768 --s 20 --d 7 --g 4 --n blurry``.
 
     w, h: size. s: steps. d: seed. g or l: guidance. n: negative prompt. Raises StError for another flag or a bad value.
     """

@@ -44,7 +44,7 @@ class Readings:
     """Holds the stats of the steps since the last reading; their tensors are read by ``read`` only."""
 
     def __init__(self, ranks: int = 1, mean: Mean | None = None) -> None:
-        """ranks: how many work on a step. mean: over them, of a small tensor; all of them read at the same steps then."""
+        """ranks: how many work on a step. mean: over them, of a small tensor; all then read at the same steps."""
         self._ranks, self._mean = ranks, mean
         self._held: list[tuple[int, int, StepStats]] = []
 

@@ -18,6 +18,7 @@ from st.report.console import Console, ConsoleKind, NoConsole, open_console
 from st.report.events import FILE, EventLog
 from st.report.fanout import Fanout
 from st.report.readings import Readings, Spoiled
+from st.report.slowdown import SlowDown
 
 if TYPE_CHECKING:
     from st.report.page_samples import Thumbnails
@@ -75,6 +76,7 @@ class Report:
         self._info: RunInfo | None = None
         self._mean = mean
         self._readings = Readings(mean=mean)
+        self._slow_down = SlowDown()
         self._step = 0
         self._failure: RunFailed | None = None
         self._checkpoints: dict[int, str] = {}
@@ -96,8 +98,8 @@ class Report:
     ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
-        versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor; every
-        rank reports its steps then.
+        versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor;
+        every rank reports its steps then.
         """
         if rank:
             return cls(options, None, NoConsole(), mean)
@@ -205,6 +207,9 @@ class Report:
         )
         self._fanout.log(reading.step, reading.metrics)
         self._console.show(reading.step, reading.metrics)
+        slow = self._slow_down.see(reading.metrics) if self._info is not None else None
+        if slow is not None:
+            self.warn(slow)
         if reading.spoiled is not None and self._failure is None:
             self._failure = self._failed(reading.spoiled)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from st.activation import Plugins
     from st.data.loader import Loader
     from st.diffusion.objective import Batch, Noised
+    from st.report.validation import Validator
     from st.train.assembly import Learner
     from st.train.output import OutputFolder
     from st.train.run import Checkpoint, Run
@@ -237,6 +238,24 @@ def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, M
                 return evaluate(run, sets, evaluation, predict)
 
         yield evaluation.every, True, hold_out
+
+
+    for every, choice in run.config.validators:
+        yield every, False, _measure_of(session, choice.build(choice.options))
+
+
+def _measure_of(session: Session, validator: Validator) -> Measure:
+    """A plugin's validator, asked with the weights that are saved, its pictures shown."""
+
+    def measure() -> Mapping[str, float]:
+        run = session.run
+        with session.averaged():
+            found = validator(run)
+        if found.pictures:
+            run.report.pictures(run.progress.step, found.pictures)
+        return found.metrics
+
+    return measure
 
 
 def _optional(directory: Path, name: str, setting: str) -> Any:

@@ -13,7 +13,7 @@ import numpy
 import pyarrow as pa
 import torch
 
-from st.data.buckets import BatchShape
+from st.data.buckets import BatchShape, check_batches
 from st.errors import OutOfMemory, ProblemsFound, StError
 from st.report.report import Report
 from st.report.tracker import RunInfo
@@ -147,11 +147,15 @@ def build_loader(
     """Batches for this rank, in an order that does not depend on how many ranks there are."""
     from st.data.loader import Loader
 
+    shape = BatchShape(config.batch, ranks.size, config.accumulate)
+    for one in encoded.sets:
+        if one.config.options.role == "train":
+            check_batches(one.name, one.config.options, one.buckets, shape)
     return Loader(
         encoded,
         cache,
         plugins.family.collate,
-        shape=BatchShape(config.batch, ranks.size, config.accumulate),
+        shape=shape,
         rank=ranks.rank,
         seed=config.seed,
         device=ranks.device,

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from st.errors import CheckpointDamaged
@@ -40,7 +41,12 @@ def write_state(directory: Path, name: str, state: Any) -> None:
     tree = _split(state, tensors)
     (directory / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
     if tensors:
-        save_file(tensors, directory / f"{name}.safetensors")
+        path = directory / f"{name}.safetensors"
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:
+            # safetensors has an error of its own for a full disk.
+            raise OSError(f"{path.name}: {error}") from error
 
 
 def read_state(directory: Path, name: str, device: torch.device | None = None) -> Any:
@@ -52,7 +58,7 @@ def read_state(directory: Path, name: str, device: torch.device | None = None) -
         if path.exists():
             tensors = load_file(path, device=str(device or "cpu"))
         return _join(tree, tensors)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointDamaged(f"{directory / name} is damaged: {error}") from error
 
 
