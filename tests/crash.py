@@ -2,9 +2,10 @@
 
     python tests/crash.py --kills 100 [--steps 60] [--size small] [--seed 0]
 
-Each attempt starts ``st train --resume`` in a process of its own and kills it after a random time, or while a checkpoint is
-being written (every third attempt). After each kill the newest complete checkpoint must verify. A run that reaches its last
-step is compared byte for byte with the undisturbed one; then the next begins, until so many kills were made.
+Each attempt starts ``st train --resume`` in a process of its own and kills it after a random time, or while a
+checkpoint is being written (every third attempt). After each kill the newest complete checkpoint must verify. A run
+that reaches its last step is compared byte for byte with the undisturbed one; then the next begins, until so many kills
+were made.
 """
 
 from __future__ import annotations

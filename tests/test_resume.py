@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
 from st.report.events import read_events
 from st.testing.runs import TINY, call_cli, write_photos
 from st.testing.tiny import TinyFamily
@@ -46,8 +47,6 @@ VARIANTS = {
     "cosine": ("[schedule]\nkind = 'cosine'\nwarmup = 2", 1),
     "recompute, no prefetch": ("[recompute]\nevery = 1\n[loader]\nprefetch = 0", 1),
 }
-
-
 
 
 @pytest.fixture(scope="module")

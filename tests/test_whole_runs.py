@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from st.report.events import read_events
 from st.testing.runs import TINY, write_photos
 from st.testing.tiny import TinyFamily
@@ -47,7 +48,9 @@ def test_the_best_checkpoint_is_kept_besides_the_newest(tiny_run):
 def test_a_metric_that_nobody_measures_stops_the_run_by_name(tiny_run):
     text = '[[validator]]\nkind = "brightness"\nevery = 1\n[checkpoint]\nbest = "sharpness"'
 
-    with pytest.raises(AssertionError, match="checkpoint.best = 'sharpness' is not measured\\n\\s+measured: brightness"):
+    with pytest.raises(
+        AssertionError, match=r"checkpoint\.best = 'sharpness' is not measured\n\s+measured: brightness"
+    ):
         tiny_run(plugins=[f"{HERE / 'brightness.py'}:Brightness"], text=text)
 
 

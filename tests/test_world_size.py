@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from st.testing.runs import write_photos
 from st.testing.tiny import TinyFamily
 
@@ -40,9 +41,7 @@ repeats = 1
 def _train(root: Path, name: str, batch: int, accumulate: int, ranks: int, optimizer: str) -> Path:
     lr = 0.05 if optimizer == "sgd" else 1e-3
     file = root / f"{name}.toml"
-    file.write_text(
-        RUN_FILE.format(tiny=TINY, recorder=RECORDER, root=root, steps=STEPS, optimizer=optimizer, lr=lr)
-    )
+    file.write_text(RUN_FILE.format(tiny=TINY, recorder=RECORDER, root=root, steps=STEPS, optimizer=optimizer, lr=lr))
     settings = {"output": root / name, "batch": batch, "accumulate": accumulate, "ranks.processes": ranks}
     command = [sys.executable, "-m", "st.cli", "train", str(file)]
     subprocess.run([*command, *(f"--set={key}={value}" for key, value in settings.items())], check=True)

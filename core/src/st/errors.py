@@ -4,7 +4,8 @@ StError                     one clear message, no traceback; ``exit_code`` is wh
 ├── ProblemsFound           settings that cannot be used, all of them at once            exit 2
 ├── PluginError             a named plugin is missing, broken or of another API          exit 2
 ├── SampleUnreadable        one file of a data set cannot be used
-├── StoreUnreadable         a store did not answer or holds damaged bytes
+├── StoreUnreadable         a store holds damaged bytes, or does not give out one object
+├── StoreUnreachable        a store does not answer, or lets nobody in
 ├── DataUnusable            what is left of a data set cannot be trained on              exit 2
 ├── CheckpointDamaged       a checkpoint whose files are not those that were written
 ├── OutputUnwritable        the run's folder is in use, full or read-only
@@ -75,7 +76,11 @@ class SampleUnreadable(StError):
 
 
 class StoreUnreadable(StError):
-    """A store did not answer, or holds bytes that are not those that were written."""
+    """A store holds bytes that are not those that were written, or does not give out one of its objects."""
+
+
+class StoreUnreachable(StError):
+    """A store does not answer, however often it is asked, or refuses the credentials: none of it can be used."""
 
 
 class DataUnusable(StError):

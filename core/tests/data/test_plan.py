@@ -238,6 +238,17 @@ def test_another_effective_batch_goes_on_after_the_samples_drawn_and_says_so(stu
     assert not {key for step in first for *_, key in step} & {key for *_, key in rest[0]}
 
 
+def test_small_buckets_drawn_in_other_numbers_are_noted(studio: Any) -> None:
+    one = data_set(studio, square=3, wide=3)
+    before, after = Plan([one], BatchShape(1, 1, 4), seed=3), Plan([one], BatchShape(2, 1, 2), seed=3)
+
+    _, differences = after.restore(before.state(before.start))
+
+    assert differences == (
+        "2 samples are drawn at a time from buckets that do not fill a step, instead of 1: the order from here differs",
+    )
+
+
 def test_a_data_set_that_has_changed_is_named(studio: Any) -> None:
     before = Plan([data_set(studio, "a"), data_set(studio, "b")], BatchShape(4), seed=3)
     after = Plan([data_set(studio, "a", square=21), data_set(studio, "c")], BatchShape(4), seed=3)

@@ -6,7 +6,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from st.data.store import Store
-from st.errors import OutputUnwritable, StoreUnreadable
+from st.errors import OutputUnwritable, StoreUnreachable, StoreUnreadable
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -162,7 +162,7 @@ def test_errors_that_pass_are_tried_again_with_growing_pauses() -> None:
 def test_a_store_that_never_answers_is_named() -> None:
     store = Store(Flaky(99, TimeoutError("timed out")), "bucket", pause=lambda seconds: None)
 
-    with pytest.raises(StoreUnreadable, match="'a' cannot be read from memory://bucket"):
+    with pytest.raises(StoreUnreachable, match="'a' cannot be read from memory://bucket"):
         store.read("a")
 
 

@@ -19,6 +19,7 @@ from st.model.full import FullAdapter, FullOptions
 from st.model.lora import LoraAdapter, LoraOptions
 from st.model.pipeline_codec import PipelineCodec
 from st.model.pipeline_family import PipelineFamily, PipelineOptions
+from st.model.pipeline_text import PipelineText, Prompting
 from st.model.recompute import Recompute, RecomputeOptions
 from st.report.rendering import RendersPictures
 
@@ -104,7 +105,7 @@ def tiny_pipeline() -> Any:
             joint_attention_dim=16,
             caption_projection_dim=16,
             pooled_projection_dim=16,
-            pos_embed_max_size=16,
+            pos_embed_max_size=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=AutoencoderKL(
@@ -185,6 +186,38 @@ def test_tokens_that_are_cut_off_are_counted(family: Third) -> None:
 
     assert encoder.count_tokens("abc") == (5, 5)
     assert encoder.count_tokens("x" * 30) == (32, 20)
+
+
+def test_what_a_family_does_not_say_is_as_the_pipelines_call_has_it(family: Third) -> None:
+    class Upstream:
+        def __call__(self, prompt: str, max_sequence_length: int = 512) -> None: ...
+        def encode_prompt(self, prompt: str, second: str, max_sequence_length: int = 226) -> None: ...
+
+    asked = PipelineText(family.folder, Prompting(Upstream, (), ("text",), {}, {}), "fp32")
+
+    assert asked.fingerprint.endswith('{"second": null, "max_sequence_length": 512}]')
+
+
+def test_padding_is_not_kept_and_its_mask_comes_back(family: Third) -> None:
+    class Masked(Third):
+        encodes = ("prompt_embeds", "prompt_attention_mask")
+        trims: ClassVar = {"prompt_embeds": "prompt_attention_mask"}
+
+    masked = Masked(family.options)
+    (encoder,) = masked.text_encoders()
+    assert isinstance(encoder, PipelineText)
+    padded = {"prompt_embeds": torch.rand(2, 4, 3), "prompt_attention_mask": torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])}
+
+    entries = [encoder._row(padded, row) for row in range(2)]
+    batch = masked.collate(entries)
+
+    assert [{name: tuple(one.shape) for name, one in entry.items()} for entry in entries] == [
+        {"prompt_embeds": (2, 3)},
+        {"prompt_embeds": (4, 3)},
+    ]
+    again = masked._conditions(batch, "negative_")
+    assert torch.equal(again["negative_prompt_attention_mask"], padded["prompt_attention_mask"])
+    assert masked._conditions(masked.collate(entries[:1]), "")["prompt_attention_mask"].tolist() == [[1, 1]]
 
 
 def test_latents_are_normalised_as_the_pipeline_expects_and_decoded_back(family: Third, upstream: Any) -> None:

@@ -107,8 +107,8 @@ def _opened(config: Any, active: Any) -> Cache:
 
 def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     """The keys of every entry that this run file's samples, captions and validation prompts need."""
-    from st.data.encoding import needed_keys
     from st.data.origins import Origins
+    from st.data.pruning import needed_keys
     from st.report.report import Report
     from st.report.validation import prompts_to_encode
     from st.train.stages import read_data

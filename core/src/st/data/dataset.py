@@ -184,7 +184,7 @@ def edge(size: float, unit: Unit) -> float:
 
 @dataclass(frozen=True, slots=True)
 class DatasetConfig:
-    """One ``[[dataset]]`` of a run. backend: options of the backend that the url's ``scheme`` ("file", "s3") names."""
+    """One ``[[dataset]]`` of a run. backend: options of the backend that the url's ``scheme`` ("file") names."""
 
     options: DatasetOptions
     backend: Options

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from st.data.encoder import Input
 from st.data.encoder_run import EncoderRun
 from st.data.inputs import ahead, mask_tensor, media_input, window
-from st.data.origins import MASK, Origins
+from st.data.origins import MASK, Origins, latent_size, masked_rows
 from st.data.prepare import check_unreadable, digest_of
 from st.errors import SampleUnreadable
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 DIGESTS = "digests/"
-READ_BATCH = 64
+CHUNK = 16384
 
 
 class Sharers(Protocol):
@@ -114,6 +114,7 @@ class _Filling:
     options: CacheOptions
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    lacked: bool = False
 
     def verify(self) -> None:
         """Compare every checksum now. What is damaged counts as missing from here on."""
@@ -123,11 +124,13 @@ class _Filling:
 
     def captions(self, encoder: Encoder, texts: Sequence[str]) -> None:
         """Encode this rank's share of the texts that the cache lacks, longest first."""
-        origins = (self.origins.caption(encoder, text) for text in texts)
-        mine = [one for one in origins if int(one.key, 16) % self.ranks.size == self.ranks.rank]
-        lacking = self.cache.lacking([one.key for one in mine])
+        todo: list[Origin] = []
+        for start in range(0, len(texts), CHUNK):
+            origins = [self.origins.caption(encoder, text) for text in texts[start : start + CHUNK]]
+            lacking = [origins[place] for place in self.cache.lacking([one.key for one in origins])]
+            todo += [one for one in lacking if int(one.key, 16) % self.ranks.size == self.ranks.rank]
         # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-        todo = sorted((mine[place] for place in lacking), key=lambda one: -len(one.reads["caption"]))
+        todo.sort(key=lambda one: -len(one.reads["caption"]))
         pairs = ((one, Input(one.key, caption=one.reads["caption"])) for one in todo)
         with ExitStack() as stack:
             if todo:
@@ -139,6 +142,7 @@ class _Filling:
     def media(self, encoder: Encoder) -> None:
         """Encode this rank's share of the samples that the cache lacks, largest first."""
         jobs = self._jobs(encoder)
+        self.lacked |= bool(jobs)
         total = sum(len(job.rows) for job in jobs)
         with ExitStack() as stack:
             if total:
@@ -154,11 +158,18 @@ class _Filling:
             for bucket in one.buckets:
                 rows = np.unique(bucket.rows)
                 mine = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
-                known = [self.origins.media(encoder, one.index, int(row)) for row in mine]
-                lacking = self.cache.lacking([origin.key if origin else "" for origin in known])
+                lacking = self._lacking(encoder, one, mine)
                 if len(lacking):
-                    jobs.append(_Job(one, bucket.geometry, mine[lacking]))
+                    jobs.append(_Job(one, bucket.geometry, lacking))
         return sorted(jobs, key=lambda job: job.geometry, reverse=True)
+
+    def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
+        """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
+        places = [np.zeros(0, dtype=np.int64)]
+        for start in range(0, len(rows), CHUNK):
+            known = [self.origins.media(encoder, one.index, int(row)) for row in rows[start : start + CHUNK]]
+            places.append(start + self.cache.lacking([origin.key if origin else "" for origin in known]))
+        return rows[np.concatenate(places)]
 
     def _inputs(
         self, encoder: Encoder, jobs: Sequence[_Job], pool: ThreadPoolExecutor, stage: Stage
@@ -236,7 +247,7 @@ class _Filling:
 
         Every rank reads all masks, since a mask's bytes name its entry and an index keeps no digests of masks.
         """
-        masked = [(one, row) for one in self.sets for row in _masked_rows(one)]
+        masked = [(one, row) for one in self.sets for row in masked_rows(one)]
         if not masked:
             return
         with (
@@ -272,6 +283,9 @@ class _Filling:
 
     def encoded(self) -> Encoded:
         """The sets without the samples that could not be encoded, which are reported."""
+        if self.ranks.size == 1 and not self.lacked and not self.reasons:
+            # A warm start of a large data set is made of looking keys up: once is enough.
+            return Encoded(self.sets, self.origins)
         return Encoded(tuple(self._without_unreadable(one) for one in self.sets), self.origins)
 
     def _without_unreadable(self, one: PreparedSet) -> PreparedSet:
@@ -292,11 +306,9 @@ class _Filling:
         """Rows without an entry of some encoder, or whose mask could not be read."""
         rows = np.unique(rows)
         for encoder in self.origins.media_readers:
-            known = [self.origins.media(encoder, one.index, int(row)) for row in rows]
-            for place in self.cache.lacking([origin.key if origin else "" for origin in known]):
-                yield int(rows[place])
+            yield from map(int, self._lacking(encoder, one, rows))
         masks = self.origins.masks.get(one.name, {})
-        for row in _masked_rows(one, rows):
+        for row in masked_rows(one, rows):
             if row not in masks or (one.name, one.index.key(row)) in self.reasons:
                 yield row
 
@@ -318,32 +330,6 @@ def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
             yield pq.read_table(pa.BufferReader(store.read(entry.key)))
 
 
-def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> tuple[int, int] | None:
-    """(H, W) of a sample's latents, without reading them; None where they are not in the cache."""
-    origin = origins.media(origins.codec, one.index, row)
-    shapes = cache.shapes(origin.key) if origin else None
-    return None if shapes is None else (shapes["latents"][-2], shapes["latents"][-1])
-
-
-def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, prompts: Sequence[str]) -> set[str]:
-    """The keys of all entries that training on these sets needs, masks at the size that their latents have now.
-
-    Reads the files whose digests are not known. Raises SampleUnreadable.
-    """
-    texts = dict.fromkeys(chain(("",), prompts, *(one.index.distinct_captions() for one in sets)))
-    keys = {origins.caption(encoder, text).key for encoder in origins.caption_readers for text in texts}
-    for one in sets:
-        for row in range(len(one.index)):
-            one.digest(row)
-            keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one.index, row))}
-        for row in _masked_rows(one):
-            size = latent_size(origins, cache, one, row)
-            origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))
-            origin = origins.mask(one, row, *size) if size else None
-            keys |= {origin.key} if origin else set()
-    return keys
-
-
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
     """Which rank encodes each of these files, (N,), from their sizes in bytes.
 
@@ -361,16 +347,6 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
 
 def _digests_of(one: PreparedSet) -> str:
     return f"{DIGESTS}{digest_of(one.config.options.url.encode())}/"
-
-
-def _masked_rows(one: PreparedSet, rows: Rows | None = None) -> list[int]:
-    """The rows with a mask, of those given or of all buckets."""
-    extras = one.index.table["extras"]
-    if extras.null_count == len(extras):
-        return []
-    if rows is None:
-        rows = np.unique(np.concatenate([bucket.rows for bucket in one.buckets] or [np.zeros(0, np.int64)]))
-    return [int(row) for row in rows if MASK in one.index.extras(int(row))]
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:

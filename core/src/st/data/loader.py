@@ -43,8 +43,9 @@ class Loader:
     """Batches for one rank, for ever. All ranks iterate theirs at the same pace.
 
     The samples of a step, their order and what is drawn for them depend on the seed and on the samples of a step
-    (batch x ranks x accumulate), and not on how they are split. Saved positions count batches that were handed out, not
-    those prepared ahead. encoded: what ``fill`` gave; sets with role "evaluation" are kept for ``evaluation``.
+    (batch x ranks x accumulate), and not on how they are split, as far as ``Plan`` says. Saved positions count batches
+    that were handed out, not those prepared ahead. encoded: what ``fill`` gave; sets with role "evaluation" are kept
+    for ``evaluation``.
     """
 
     def __init__(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from st.data.cache import Origin
 from st.data.geometry import Geometry
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from st.data.cache import Cache
     from st.data.encoder import Encoder, LatentCodec
     from st.data.index import Index
     from st.data.prepare import PreparedSet
@@ -69,3 +74,20 @@ def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
         "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
         "crop": f"{fits.top[row]},{fits.left[row]}",
     }
+
+
+def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> tuple[int, int] | None:
+    """(H, W) of a sample's latents, without reading them; None where they are not in the cache."""
+    origin = origins.media(origins.codec, one.index, row)
+    shapes = cache.shapes(origin.key) if origin else None
+    return None if shapes is None else (shapes["latents"][-2], shapes["latents"][-1])
+
+
+def masked_rows(one: PreparedSet, rows: NDArray[np.int64] | None = None) -> list[int]:
+    """The rows with a mask, of those given or of all buckets."""
+    extras = one.index.table["extras"]
+    if extras.null_count == len(extras):
+        return []
+    if rows is None:
+        rows = np.unique(np.concatenate([bucket.rows for bucket in one.buckets] or [np.zeros(0, np.int64)]))
+    return [int(row) for row in rows if MASK in one.index.extras(int(row))]

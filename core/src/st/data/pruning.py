@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from st.data.cache import INDEXES, SHARDS
+from st.data.origins import MASK, Origins, latent_size, masked_rows
+from st.data.prepare import PreparedSet, digest_of
 from st.data.shard import DAMAGED, unpack_records
 
 if TYPE_CHECKING:
@@ -96,3 +99,22 @@ def _rewrite(cache: Cache, index: ShardIndex, kept: list[int]) -> None:
 
 def _size(index: ShardIndex, row: int) -> int:
     return sum(place[3] - place[2] for place in index.layout(row).values())
+
+
+def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, prompts: Sequence[str]) -> set[str]:
+    """The keys of all entries that training on these sets needs, masks at the size that their latents have now.
+
+    Reads the files whose digests are not known. Raises SampleUnreadable.
+    """
+    texts = dict.fromkeys(chain(("",), prompts, *(one.index.distinct_captions() for one in sets)))
+    keys = {origins.caption(encoder, text).key for encoder in origins.caption_readers for text in texts}
+    for one in sets:
+        for row in range(len(one.index)):
+            one.digest(row)
+            keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one.index, row))}
+        for row in masked_rows(one):
+            size = latent_size(origins, cache, one, row)
+            origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))
+            origin = origins.mask(one, row, *size) if size else None
+            keys |= {origin.key} if origin else set()
+    return keys

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from st.errors import OutputUnwritable, StoreUnreadable
+from st.errors import OutputUnwritable, StError, StoreUnreachable, StoreUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,8 @@ class Store:
     """Bytes by key over an fsspec filesystem. Keys are paths below ``root`` with forward slashes.
 
     What is written is seen whole or not at all. Errors that pass are tried again three times; transient names the
-    exceptions of a filesystem's own client library that pass. Thread-safe.
+    exceptions of a filesystem's own client library that pass. Where they do not pass, StoreUnreachable is raised: a
+    store that is away for a while must not look like a data set with fewer files. Thread-safe.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Store:
 
     @classmethod
     def at(cls, url: str) -> Store:
-        """The store at ``s3://bucket/prefix``, ``memory://name``, ``file:folder`` or a plain path."""
+        """The store at ``scheme://bucket/prefix``, ``memory://name``, ``file:folder`` or a plain path."""
         from fsspec.core import url_to_fs
 
         scheme, colon, path = url.partition(":")
@@ -87,7 +88,10 @@ class Store:
         return self._find(prefix)
 
     def read(self, key: str) -> bytes:
-        """All bytes of an object. Raises FileNotFoundError, or StoreUnreadable where the store does not answer."""
+        """All bytes of an object.
+
+        Raises FileNotFoundError, StoreUnreadable where this object is refused, StoreUnreachable where all of them are.
+        """
         if self._disk:
             path = os.path.join(self.root, key)
             return self._try(key, lambda: _read_file(path))
@@ -128,7 +132,9 @@ class Store:
             return
 
     def exists(self, key: str) -> bool:
-        return (self._disk / key).is_file() if self._disk else bool(self.filesystem.exists(self._path(key)))
+        if self._disk:
+            return (self._disk / key).is_file()
+        return self._try(key, lambda: bool(self.filesystem.exists(self._path(key))))
 
     def _path(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -141,15 +147,16 @@ class Store:
             if key and not any(part.startswith(".") for part in key.split("/")):
                 yield Entry(key, int(info.get("size") or 0), _seconds(info))
 
-    def _try(self, key: str, work: Callable[[], T]) -> T:
+    def _try(self, key: str, work: Callable[[], T], *, action: str = "read from") -> T:
         for pause in (*_PAUSES_SECONDS, None):
             try:
                 return work()
             except (FileNotFoundError, FileExistsError):
                 raise
             except self._transient as error:
-                if pause is None or not self._passes(error):
-                    raise StoreUnreadable(f"{key!r} cannot be read from {self}", why=f"{error}") from error
+                passes = self._passes(error)
+                if pause is None or not passes:
+                    raise self._failure(f"{key!r} cannot be {action} {self}", error, passes=passes) from error
                 self._pause(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -158,11 +165,18 @@ class Store:
             return False
         return not self._disk or (isinstance(error, OSError) and error.errno in _PASSING_ON_DISK)
 
+    def _failure(self, what: str, error: Exception, *, passes: bool) -> StError:
+        reason = str(error) or type(error).__name__
+        if self._disk or not passes:
+            return StoreUnreadable(what, why=reason)
+        why = f"It was tried {len(_PAUSES_SECONDS) + 1} times; the last answer: {reason}"
+        return StoreUnreachable(what, why=why, fix="Start again once it answers; a run goes on with --resume.")
+
     def _put(self, key: str, work: Callable[[], object]) -> None:
         try:
-            self._try(key, work)
+            self._try(key, work, action="written to")
         except StoreUnreadable as error:
-            raise OutputUnwritable(f"{key!r} cannot be written to {self}", why=error.why) from error
+            raise OutputUnwritable(error.what, why=error.why) from error
 
 
 def _read_file(path: str, start: int = 0, length: int = -1) -> bytes:

@@ -81,7 +81,7 @@ class PipelineCodec(LatentCodec):
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
         root = self.folder.root([self.component])
         variant = self.folder.variant or None
-        loaded = kind.from_pretrained(root / self.component, torch_dtype=dtype, variant=variant, use_safetensors=True)
+        loaded = kind.from_pretrained(root / self.component, dtype=dtype, variant=variant, use_safetensors=True)
         return loaded.to(device).eval().requires_grad_(False)
 
     def normalise(self, autoencoder: nn.Module, z: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class PipelineFamily(ModelFamily[P]):
         folder = self.folder.root([self.denoiser]) / self.denoiser
         variant = self.options.variant or None
         denoiser: nn.Module = self._denoiser_class().from_pretrained(
-            folder, torch_dtype=dtype, variant=variant, use_safetensors=True
+            folder, dtype=dtype, variant=variant, use_safetensors=True
         )
         return denoiser.to(device).eval()
 

@@ -30,7 +30,7 @@ class Prompting:
     pipeline: its class. without: components that have nothing to do with text. encodes: a name for each value that
     ``encode_prompt`` returns, None for those not kept. trims: by name, the mask among them that says which rows are
     real; only those rows are kept, and the mask is not. arguments: for ``encode_prompt``; what is not among them is as
-    the pipeline's own call has it, which is what its users get and often differs from the defaults of ``encode_prompt``.
+    the pipeline's own call has it: users get that, and the defaults of ``encode_prompt`` often differ.
     """
 
     pipeline: type
@@ -141,4 +141,4 @@ def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[
     required = [name for name, parameter in parameters if parameter.default is parameter.empty and name != "self"]
     absent = {name: None for name in (*required, *pipeline._optional_components) if name not in wanted}
     root, variant = folder.root(wanted), folder.variant or None
-    return pipeline.from_pretrained(root, torch_dtype=dtype, variant=variant, use_safetensors=True, **absent)
+    return pipeline.from_pretrained(root, dtype=dtype, variant=variant, use_safetensors=True, **absent)

@@ -86,10 +86,12 @@ class Pocket(ModelFamily[PocketOptions]):
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from diffusers import SD3Transformer2DModel
+        from torch import nn
 
         folder = self.options.checkpoint
         if not folder:
-            return self._random_denoiser().to(device=device, dtype=dtype).eval()
+            # The class's own ``to`` warns about the layers that it keeps in float32, of which there are none.
+            return nn.Module.to(self._random_denoiser(), device=device, dtype=dtype).eval()
         if not (Path(folder) / "config.json").is_file():
             raise StError(
                 f"model.checkpoint = {folder!r} holds no denoiser.",

@@ -1,0 +1,87 @@
+"""What the training benchmarks start from: pictures, a denoiser on disk, and warm caches for both programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pictures import write_photos
+from processes import Case, once
+from settings import write_run_file
+
+PICTURES = 48
+EDGE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything below one folder. checkpoint: the pocket denoiser. cached: its inputs in memory's layout."""
+
+    folder: Path
+    photos: Path
+    checkpoint: Path
+    cached: Path
+
+    def run_file(self, name: str, **changes: object) -> Path:
+        """A run file with a cache that is warm. Each name has an output folder of its own."""
+        fixed = {"model": str(self.checkpoint), "cache": str(self.folder / "cache")}
+        return write_run_file(self.folder / name, self.photos, fixed | changes)
+
+
+def prepare(scratch: Path, quick: bool) -> Prepared:
+    """Write pictures and a denoiser with random weights, and fill both caches."""
+    folder = scratch / "prepared"
+    made = Prepared(folder, folder / "photos", folder / "denoiser", folder / "cached.safetensors")
+    write_photos(made.photos, PICTURES, (3 * EDGE, 3 * EDGE))
+    once(("prepared", "weights", [str(made.checkpoint), "tiny" if quick else "small"]), scratch / "log.txt")
+    once(("prepared", "caches", [str(made.run_file("first")), str(made.photos), str(made.cached)]), scratch / "log.txt")
+    return made
+
+
+def raw_case(made: Prepared, case: str, *others: object, adapter: str = "full", precision: str = "fp32") -> Case:
+    """A case of the hand-written loop."""
+    return ("loop", case, [str(made.cached), str(made.checkpoint), adapter, precision, *others])
+
+
+def write_weights(folder: str, size: str) -> bool:
+    """A denoiser of the pocket family."""
+    import torch
+    from st_pocket.family import Pocket, PocketOptions
+
+    family = Pocket(PocketOptions.model_validate({"size": size}))
+    denoiser = family.load_denoiser(torch.device("cpu"), torch.float32)
+    draws = torch.Generator().manual_seed(0)
+    for weight in denoiser.parameters():
+        # The family begins with zeros, which some kernels of some processors are quicker with.
+        weight.data += 0.02 * torch.randn(weight.shape, generator=draws)
+    family.save_checkpoint(denoiser, Path(folder))
+    return True
+
+
+def fill_caches(run_file: str, photos: str, cached: str) -> bool:
+    """One step of ``st``, which fills its cache; and the same latents and embeddings in one file for the bare loop."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+    from st import Input
+    from st.cli import run
+    from st_pocket.family import Pocket, PocketOptions
+
+    assert run(["train", run_file, "--set", "steps=1"]) == 0
+    family, device = Pocket(PocketOptions()), torch.device("cpu")
+    (encoder,) = family.text_encoders()
+    files = sorted(Path(photos).glob("*.jpg"))
+    pictures = [np.array(Image.open(file).resize((EDGE, EDGE), Image.Resampling.LANCZOS)) for file in files]
+    pixels = [torch.from_numpy(picture).permute(2, 0, 1).float() / 255 for picture in pictures]
+    texts = [file.with_suffix(".txt").read_text(encoding="utf-8") for file in files]
+    with family.codec().open(device) as encode, encoder.open(device) as read:
+        latents = encode([Input("", pixels=one) for one in pixels])
+        words = read([Input("", caption=text) for text in texts])
+    rows = [{**one, **other} for one, other in zip(latents, words, strict=True)]
+    save_file({name: torch.stack([row[name] for row in rows]).contiguous() for name in rows[0]}, cached)
+    return True
+
+
+CASES: dict[str, Callable[..., bool]] = {"weights": write_weights, "caches": fill_caches}

@@ -1,0 +1,124 @@
+"""What others rely on, written down: a change of it is a decision, and is seen here.
+
+Adding a name, a hook, an argument or an option raises the minor version of the API or adds to the command line; taking one
+away is possible with a new major only. Either needs a changelog fragment.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import st
+
+PUBLIC_NAMES = """
+API Adapter Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims DataBackend Encoder Geometry
+GeometryRule Input LatentCodec Layer Losses Media Mix ModelFamily Noised Options Outcome Picture Problem Proceed
+Quantizer Registrar Run RunInfo Sample SampleUnreadable StError Step StepStats StepWrapper TokenStream Tracker
+UpdateStats hookimpl
+""".split()
+
+TESTING_NAMES = """
+BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests TinyFamily TinyRun TinyRunner
+TrackerTests example_batch example_noised not_applicable
+""".split()
+
+HOOKS = {
+    "st_register": "register",
+    "st_check": "config",
+    "st_sample_transform": "dataset",
+    "st_denoiser_loaded": "run",
+    "st_block_middleware": "run",
+    "st_parameters": "run",
+    "st_step": "run",
+    "st_step_end": "run stats",
+    "st_checkpoint_saved": "run checkpoint",
+    "st_run_end": "run outcome",
+}
+
+COMMANDS = {
+    "train": "FILE --accept --dry-run --output --plugins --resume --set",
+    "config show": "FILE --origin --plugins --set",
+    "plugins": "",
+    "plugins check": "NAME",
+    "plugins why": "NAME",
+    "data check": "FILE --all --plugins --ranks --set",
+    "data show": "FILE --output --per-bucket --plugins --set",
+    "cache du": "FILE --plugins --set",
+    "cache verify": "FILE --plugins --set",
+    "cache prune": "FILE --dry-run --plugins --set --unused",
+    "cache explain": "FILE SAMPLE --plugins --set",
+    "sample": "RUN --checkpoint --guidance --negative --out --prompt --seed --size --steps",
+    "tiny": "FAMILY DIRECTORY",
+    "new": "KIND NAME DIRECTORY",
+    "reference options": "NAMES",
+    "reference hooks": "",
+    "reference schema": "FILE --plugins",
+    "reference blocks": "FILES --write",
+}
+"""Positional arguments in capitals, in their order, then options."""
+
+STRATEGY_KINDS = """
+adapter backend density distance engine family optimizer quantizer sampler schedule tracker validator weighting
+""".split()
+
+
+def test_public_names() -> None:
+    assert st.__all__ == PUBLIC_NAMES
+    assert st.API == (1, 0)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert [name for name in st.__all__ if not hasattr(st, name)] == []
+
+
+def test_names_of_the_test_kit() -> None:
+    import st.testing
+
+    assert st.testing.__all__ == TESTING_NAMES
+    assert [name for name in st.testing.__all__ if not hasattr(st.testing, name)] == []
+
+
+def test_hooks_and_their_arguments() -> None:
+    from st.loading import hook_arguments
+
+    assert {name: " ".join(arguments) for name, arguments in hook_arguments().items()} == HOOKS
+
+
+def test_kinds_of_strategies() -> None:
+    from st.registrar import Registrar
+
+    not_kinds = {"get", "lookup", "names", "strategies", "owned_by"}
+    methods = {name for name in vars(Registrar) if not name.startswith("_")}
+
+    assert sorted(methods - not_kinds) == STRATEGY_KINDS
+
+
+def test_commands_and_their_options() -> None:
+    from st.cli import HELP, _load
+
+    found: dict[str, str] = {}
+    for name in HELP:
+        collect(name, _load(name), found)
+
+    assert found == COMMANDS
+
+
+def collect(path: str, command: Any, found: dict[str, str]) -> None:
+    """What a command and those below it take, by path."""
+    if not hasattr(command, "commands") or command.invoke_without_command:
+        options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        arguments = [parameter.name.upper() for parameter in command.params if parameter not in options]
+        names = sorted(max(option.opts, key=len) for option in options if "--help" not in option.opts)
+        found[path] = " ".join([*arguments, *names])
+    for name, below in getattr(command, "commands", {}).items():
+        collect(f"{path} {name}", below, found)
+
+
+@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks"])
+def test_entry_point_groups_carry_the_major_version(group: str) -> None:
+    from st.catalogue import KINDS
+
+    assert group in KINDS
+    assert st.API[0] == 1
