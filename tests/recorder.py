@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.diffusion.objective import Batch, Noised
-    from st.train.randomness import Draws
+    from st.randomness import Draws
 
 
 class Recorder:

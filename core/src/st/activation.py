@@ -121,6 +121,13 @@ def scheme_of(url: str) -> str:
     return match[0].lower() if match else "file"
 
 
+def is_filesystem(scheme: str) -> bool:
+    """Whether a store can be opened at urls of this scheme without a backend."""
+    from fsspec import available_protocols
+
+    return scheme in available_protocols()
+
+
 def plugin_names(listed: Iterable[str], added: Iterable[str]) -> tuple[list[str], list[str]]:
     """The plugins to activate and those taken away, from the run file's list and ``--plugins``, each name once.
 
@@ -250,17 +257,20 @@ class Activation:
 
     def _activate_backends(self) -> None:
         datasets = self.reader.at(("dataset",))
-        for index, dataset in enumerate(datasets if isinstance(datasets, list) else []):
-            url = dataset.get("url") if isinstance(dataset, dict) else None
-            scheme = scheme_of(url) if isinstance(url, str) else ""
+        count = len(datasets) if isinstance(datasets, list) else 0
+        for location in (*(("dataset", index, "url") for index in range(count)), ("cache", "url")):
+            url = self.reader.at(location)
+            scheme = scheme_of(url) if url and isinstance(url, str) else ""
             if not scheme or scheme in self.failed or self.registrar.get("backend", scheme) is not None:
+                continue
+            if location[0] == "cache" and is_filesystem(scheme) and "backends" not in self.catalogue.kinds(scheme):
                 continue
             try:
                 installed = self.catalogue.find(scheme, "backends")
                 self._add_backend(installed, load(installed))
             except StError as error:
                 self.failed.add(scheme)
-                self.reader.refuse(("dataset", index, "url"), error.what, why=error.why, fix=error.fix)
+                self.reader.refuse(location, error.what, why=error.why, fix=error.fix)
 
     def _is_one_family(self, names: Sequence[str]) -> bool:
         families = self.families

@@ -18,6 +18,7 @@ from st.config import (
     section_options,
 )
 from st.errors import Problem, ProblemsFound, StError
+from st.options import Options
 from st.reading import Reader
 from st.registrar import Choice, StrategyKind
 from st.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
@@ -101,7 +102,8 @@ class Assembly:
     def _config(self, names: Sequence[str]) -> RunConfig | None:
         top = {key: value for key, value in self.run_file.data.items() if key in RunOptions.model_fields}
         run = self.reader.options(RunOptions, (), top)
-        sections: dict[str, Any] = {name: self._section(name) for name in SECTIONS}
+        sections: dict[str, Any] = {name: self._section(name) for name in SECTIONS if name != "cache"}
+        sections["cache"], sections["cache_store"] = self._cache()
         sections |= {kind: self._choice(kind, default) for kind, default in CHOICES.items()}
         datasets, validators = self._datasets(), list(self._validators())
         families = self.activation.families
@@ -127,6 +129,24 @@ class Assembly:
             if isinstance(chosen, str) and chosen != "auto":
                 self._lookup(kind, chosen, (name, key))
         return options
+
+    def _cache(self) -> tuple[Options | None, Options | None]:
+        """``[cache]``: its own options, and those of the backend that its url names."""
+        own_class, table, url = section_options("cache"), self.reader.table(("cache",)), self.reader.at(("cache", "url"))
+        scheme = scheme_of(url) if url and isinstance(url, str) else "file"
+        backend = self.activation.registrar.get("backend", scheme)
+        store_class = backend.build.StoreOptions if backend else Options
+        if store_class is None:
+            self.reader.refuse(("cache", "url"), f"{scheme!r} only reads data sets; a cache is written to.")
+        if store_class is None or scheme in self.activation.failed:
+            return None, None
+        own = {key: value for key, value in table.items() if key not in store_class.model_fields}
+        rest = {key: value for key, value in table.items() if key in store_class.model_fields}
+        store_names = tuple(store_class.model_fields)
+        return (
+            self.reader.options(own_class, ("cache",), own, others=store_names),
+            self.reader.options(store_class, ("cache",), rest, others=tuple(own_class.model_fields)),
+        )
 
     def _choice(self, kind: StrategyKind, default: str) -> Choice | None:
         if kind in ABSENT_IS_OFF and kind not in self.run_file.data:

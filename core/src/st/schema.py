@@ -12,6 +12,7 @@ from st.config import CHOICES, SECTIONS, RunOptions, section_options
 if TYPE_CHECKING:
     from st.options import Options
     from st.reference import Described
+    from st.registrar import Strategy
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -23,6 +24,7 @@ def run_file_schema(described: Described) -> dict[str, Any]:
     registrar = described.registrar
     classes: list[type[Options]] = [RunOptions, DatasetOptions, *(section_options(name) for name in SECTIONS)]
     classes += [cls.Options for _, cls in described.plugins] + [found.options for found in registrar.strategies()]
+    classes += [cls for found in registrar.strategies() if (cls := _store_options(found)) is not None]
     unique = list(dict.fromkeys(classes))
     references, document = models_json_schema([(cls, "validation") for cls in unique])
     definitions = document["$defs"]
@@ -50,6 +52,9 @@ def run_file_schema(described: Described) -> dict[str, Any]:
         # Not oneOf: a section without a kind may fit the default and others alike.
         properties[kind] = {"anyOf": variants} if variants else {"type": "object"}
     properties |= {name: of(section_options(name)) for name in SECTIONS}
+    for strategy in registrar.strategies():
+        if (store_options := _store_options(strategy)) is not None:
+            properties["cache"]["properties"] |= of(store_options).get("properties", {})
     return {
         "$schema": DIALECT,
         "title": "A run file of st",
@@ -58,6 +63,12 @@ def run_file_schema(described: Described) -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _store_options(strategy: Strategy) -> type[Options] | None:
+    """What [cache] may hold where its url names this strategy."""
+    found: type[Options] | None = strategy.build.StoreOptions if strategy.kind == "backend" else None
+    return found
 
 
 def _with_kind(schema: dict[str, Any], kind: str, *, required: bool) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from st.errors import DataUnusable
 from st.options import Options
 from st.report.console import NoConsole
 from st.report.report import Report, ReportOptions
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 Transform = Callable[[Sample], Sample | None]
 

@@ -25,7 +25,7 @@ from st.diffusion.density import (
 )
 from st.diffusion.path import DiscretePath, linear_betas, straight
 from st.registrar import Registrar
-from st.train.randomness import Draws
+from st.randomness import Draws
 
 CPU = torch.device("cpu")
 COUNT = 8000

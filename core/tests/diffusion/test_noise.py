@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from st.diffusion.noise import NoiseOptions, draw_noise, perturb
 from st.diffusion.path import DiscretePath, straight
-from st.train.randomness import Draws
+from st.randomness import Draws
 
 CPU = torch.device("cpu")
 DRAWS = Draws(5, tuple(range(400)), CPU)

@@ -13,7 +13,7 @@ from st.diffusion.target import clean, epsilon, v, velocity
 from st.diffusion.weighting import InverseSquare, InverseSquareOptions, MinSnr, MinSnrOptions
 from st.diffusion.weighting import Uniform as Even
 from st.diffusion.weighting import UniformOptions as EvenOptions
-from st.train.randomness import Draws
+from st.randomness import Draws
 
 CPU = torch.device("cpu")
 SCHEDULE = DiscretePath.of_betas(scaled_linear_betas(0.00085, 0.012))

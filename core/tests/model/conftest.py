@@ -1,16 +1,20 @@
-"""Unmodified denoisers of diffusers, tiny and with random weights, one for each way that blocks pass tokens on."""
+"""Unmodified denoisers and a pipeline of diffusers, tiny and with random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from st import BlockGroup, TokenStream
+from st.data.encoder import Input
+from st.diffusion.objective import Batch, Noised
+from st.model.pipeline_family import PipelineFamily, PipelineOptions
 
 TEXT = 5
 
@@ -179,3 +183,146 @@ def make_case() -> Callable[[str], Case]:
         return built
 
     return make
+
+
+class Third(PipelineFamily["Third.Options"]):
+    """A joint transformer with two CLIP encoders, as its users write it."""
+
+    class Options(PipelineOptions):
+        text_precision: str = "fp32"  # type: ignore[assignment]
+        """Exact comparison needs it."""
+
+    pipeline = "StableDiffusion3Pipeline"
+    encodes = ("prompt_embeds", None, "pooled_prompt_embeds", None)
+
+    def tokens(self, latents: Tensor) -> int:
+        return latents.shape[-1] * latents.shape[-2] // 4
+
+    def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        prediction: Tensor = denoiser(
+            hidden_states=noised.x,
+            timestep=noised.t * 1000,
+            encoder_hidden_states=batch.conditions["prompt_embeds"],
+            pooled_projections=batch.conditions["pooled_prompt_embeds"],
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def prompt_arguments(self) -> Mapping[str, Any]:
+        return {"max_sequence_length": 20}
+
+    def adapter_targets(self) -> Sequence[str]:
+        return "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"
+
+    def blocks(self) -> Sequence[BlockGroup]:
+        return (BlockGroup("transformer_blocks", TokenStream(returned=1)),)
+
+    @classmethod
+    def tiny(cls, directory: Path) -> Self:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            tiny_pipeline().save_pretrained(directory)
+        return cls(cls.Options(checkpoint=str(directory)))
+
+
+def tiny_pipeline() -> Any:
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+    characters = [chr(code) for code in range(33, 127)]
+    words = [*characters, *(f"{one}</w>" for one in characters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=24, pad_token="<|endoftext|>")
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        projection_dim=8,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=3,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            caption_projection_dim=16,
+            pooled_projection_dim=16,
+            pos_embed_max_size=32,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            layers_per_block=1,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+        ),
+        text_encoder=CLIPTextModelWithProjection(config),
+        tokenizer=tokenizer,
+        text_encoder_2=CLIPTextModelWithProjection(config),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
+def users_pipeline(folder: Path) -> Any:
+    """The pipeline as its users load it."""
+    from diffusers import StableDiffusion3Pipeline
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def conditions(family: Third, *texts: str) -> list[Mapping[str, Tensor]]:
+    """What the text encoder gives for each text."""
+    (encoder,) = family.text_encoders()
+    with encoder.open(torch.device("cpu")) as encode:
+        return encode([Input(key=text, caption=text) for text in texts])
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """What tests of PipelineFamily share: a checkpoint, written once, and ways to open it."""
+
+    folder: Path
+    upstream: Any
+
+    def family(self, folder: Path | None = None, **options: Any) -> Third:
+        """The family on a checkpoint."""
+        return Third(Third.Options(checkpoint=str(folder or self.folder), **options))
+
+    conditions = staticmethod(conditions)
+    load = staticmethod(users_pipeline)
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
+    """The tiny checkpoint of Third."""
+    folder = tmp_path_factory.mktemp("third")
+    Third.tiny(folder)
+    return Pipelines(folder, users_pipeline(folder))
+
+
+@pytest.fixture
+def family(pipelines: Pipelines) -> Third:
+    """The family on the tiny checkpoint."""
+    return pipelines.family()

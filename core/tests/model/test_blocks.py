@@ -1,3 +1,5 @@
+"""Middleware around blocks: exact where nothing changes, and gone without a trace."""
+
 from __future__ import annotations
 
 import subprocess

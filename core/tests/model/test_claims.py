@@ -1,3 +1,5 @@
+"""Claims that contradict are refused in words."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Entries of different lengths as a batch."""
+
 from __future__ import annotations
 
 import torch

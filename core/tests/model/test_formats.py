@@ -1,3 +1,5 @@
+"""Adapter files: layouts there and back, and bytes that are written whole."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Training a denoiser's own weights."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Low-rank adapters: state, files and the untrained model."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Names of layers, and what is said of those that match nothing."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

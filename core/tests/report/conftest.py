@@ -14,7 +14,7 @@ from st.model.lora import LoraAdapter, LoraOptions
 from st.report.report import Report, ReportOptions
 from st.report.tracker import RunInfo
 from st.testing.tiny import TinyFamily
-from st.train.randomness import Draws
+from st.randomness import Draws
 from st.train.ranks import Single
 from st.train.run import Outcome, Run
 

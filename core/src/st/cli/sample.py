@@ -26,7 +26,7 @@ def sample(
     from st.report.rendering import Failure, Renderer, encode_texts
     from st.report.untouched import untouched
     from st.train.assembly import predictor
-    from st.train.reopening import open_run
+    from st.reopening import open_run
 
     try:
         sizes = [parse_size(size)] if size else []

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from st.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from st.data.sample import Sample
+    from st.data.store import Store
 
 
 class DataBackend(ABC):
@@ -21,6 +22,9 @@ class DataBackend(ABC):
     """
 
     Options: ClassVar[type[Options]] = Options
+    StoreOptions: ClassVar[type[Options] | None] = None
+    """What ``open_store`` needs to know; None where this kind of place cannot be written to. ``[cache]`` takes these
+    keys beside its own where its url has the backend's scheme."""
 
     def __init__(self, url: str, options: Options) -> None:
         self.url, self.options = url, options
@@ -34,4 +38,16 @@ class DataBackend(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The bytes behind a sample's key or one of its extras. Raises SampleUnreadable(key, reason)."""
+        """The bytes behind a sample's key or one of its extras.
+
+        Raises SampleUnreadable(key, reason), and another StError where nothing can be read any more.
+        """
+
+    def facts(self) -> Mapping[str, str]:
+        """What the run's manifest is to say of where the samples came from, such as a pinned revision. No secrets."""
+        return {}
+
+    @classmethod
+    def open_store(cls, url: str, options: Options) -> Store:
+        """The store behind a url of this scheme, for a cache. options: an instance of ``StoreOptions``."""
+        raise NotImplementedError(f"{cls.__name__} has no StoreOptions")

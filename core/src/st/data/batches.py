@@ -14,7 +14,7 @@ from torch import Tensor
 from st.data.origins import MASK
 from st.diffusion.objective import Batch
 from st.errors import SampleUnreadable, StError
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -47,9 +47,10 @@ class FolderBackend(DataBackend):
     """A folder of pictures, on this machine's disk or wherever a Store can be.
 
     Keys are paths below the folder; those of masks and references begin with ``mask:`` and ``reference:``. A backend
-    for another kind of store inherits from this one and answers ``store_at``.
+    for another kind of store inherits from this one and answers ``open_store``.
     """
 
+    StoreOptions: ClassVar[type[Options] | None] = Options
     Options: ClassVar[type[FolderOptions]] = FolderOptions
     options: FolderOptions
 
@@ -64,6 +65,10 @@ class FolderBackend(DataBackend):
 
     def store_at(self, url: str) -> Store:
         """The store behind a url of the data set's table: its own, its masks', its references'."""
+        return self.open_store(url, self.options)
+
+    @classmethod
+    def open_store(cls, url: str, options: Options) -> Store:
         from st.data.store import Store
 
         return Store.at(url)

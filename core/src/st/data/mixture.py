@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from st.errors import DataUnusable
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 if TYPE_CHECKING:
     from st.data.dataset import DatasetOptions

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from st.data.mixture import Mixture
 from st.errors import DataUnusable
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 if TYPE_CHECKING:
     from st.data.buckets import BatchShape, Bucket

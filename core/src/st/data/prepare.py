@@ -19,7 +19,7 @@ from st.data.captions import CaptionRecipe
 from st.data.fitting import TOO_FEW_PIXELS, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.index import Columnar, Index
 from st.errors import DataUnusable
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

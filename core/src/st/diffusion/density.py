@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from st.diffusion.path import Path
     from st.registrar import Registrar
-    from st.train.randomness import Draws
+    from st.randomness import Draws
 
 
 class Density(Protocol):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.diffusion.path import Path
-    from st.train.randomness import Draws
+    from st.randomness import Draws
 
 
 class NoiseOptions(Options):

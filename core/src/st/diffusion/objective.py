@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from st.diffusion.path import Path
     from st.diffusion.target import Target
     from st.diffusion.weighting import Weighting
-    from st.train.randomness import Draws
+    from st.randomness import Draws
 
 
 @dataclass(frozen=True, slots=True)

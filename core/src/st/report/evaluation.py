@@ -93,7 +93,7 @@ def _losses_at(run: Run, batch: Batch, time: float, seed: int, predict: Predict)
 
     from st.diffusion.objective import Noised
     from st.diffusion.path import DiscretePath
-    from st.train.randomness import Draws, keyed
+    from st.randomness import Draws, keyed
 
     # Keyed by the sample's name: adding or removing samples does not change what the others are asked.
     indices = tuple(keyed(seed, 0, f"{batch.dataset}/{key}") for key in batch.keys)

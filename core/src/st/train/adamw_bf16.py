@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from st.train.randomness import keyed
+from st.randomness import keyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

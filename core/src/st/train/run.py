@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from st.model.blocks import BlockGroup
     from st.model.family import ModelFamily
     from st.report.report import Report
-    from st.train.randomness import Draws
+    from st.randomness import Draws
     from st.train.ranks import Ranks
 
 
@@ -88,8 +88,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     ranks = stages.start_ranks(config, plugins)
     with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
         sets = stages.read_data(config, plugins, report)
-        encoded, cache = stages.encode(config, plugins, sets, ranks, report)
-        loader = stages.build_loader(config, plugins, encoded, cache, ranks, report)
+        encoded = stages.encode(config, plugins, sets, ranks, report)
+        loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
         run = stages.load_model(config, plugins, loader, ranks, report)
         groups = prepare_denoiser(run, plugins)
         learner = build_learner(run, groups, plugins)
@@ -97,7 +97,7 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             if resume:
                 session.restore()
             step = build_step(run, learner, plugins)
-            stages.describe(session, encoded)
+            stages.describe(session, encoded[0])
             trackers = plugins.trackers if ranks.main else {}
             report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
             session.measure_start(predictor(run))

@@ -19,7 +19,7 @@ from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.output import OutputFolder
-from st.train.randomness import Draws, keyed
+from st.randomness import Draws, keyed
 from st.train.ranks import choose_device, engine_name
 from st.train.run import Outcome, Run
 from st.train.saver import Saver
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from st.data.encoding import Encoded
     from st.data.loader import Loader
     from st.data.prepare import PreparedSet
+    from st.data.store import Store
+    from st.model.family import ModelFamily
     from st.diffusion.objective import Batch
     from st.train.assembly import Learner
     from st.train.ranks import Ranks
@@ -100,15 +102,20 @@ def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[Prep
     transforms = [
         [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
     ]
-    store = open_cache_store(config)
+    store = open_cache_store(config, plugins)
     return prepare(config, backends, plugins.family.geometry, transforms=transforms, report=report, cache_store=store)
 
 
-def open_cache_store(config: RunConfig) -> Any:
-    """Where the cache lies: ``cache.url``, or ``cache`` in the output folder."""
+def open_cache_store(config: RunConfig, plugins: Plugins) -> Store:
+    """Where the cache lies: ``cache.url``, or ``cache`` in the output folder. Opened by the url's backend, if any."""
     from st.data.store import Store
 
-    return Store.at(config.cache.url or str(Path(config.output) / "cache"))
+    url = config.cache.url or str(Path(config.output) / "cache")
+    backend = plugins.registrar.get("backend", scheme_of(url))
+    if backend is None:
+        return Store.at(url)
+    store: Store = backend.build.open_store(url, config.cache_store)
+    return store
 
 
 def encode(
@@ -121,7 +128,7 @@ def encode(
 
     options = config.cache
     cache = Cache(
-        open_cache_store(config),
+        open_cache_store(config, plugins),
         note=report.warn,
         shard_bytes=options.shard_bytes,
         shard_seconds=options.shard_seconds,
@@ -142,19 +149,20 @@ def encode(
 
 
 def build_loader(
-    config: RunConfig, plugins: Plugins, encoded: Encoded, cache: Cache, ranks: Ranks, report: Report
+    config: RunConfig, family: ModelFamily[Any], encoded: tuple[Encoded, Cache], ranks: Ranks, report: Report
 ) -> Loader:
     """Batches for this rank, in an order that does not depend on how many ranks there are."""
     from st.data.loader import Loader
 
+    found, cache = encoded
     shape = BatchShape(config.batch, ranks.size, config.accumulate)
-    for one in encoded.sets:
+    for one in found.sets:
         if one.config.options.role == "train":
             check_batches(one.name, one.config.options, one.buckets, shape)
     return Loader(
-        encoded,
+        found,
         cache,
-        plugins.family.collate,
+        family.collate,
         shape=shape,
         rank=ranks.rank,
         seed=config.seed,
@@ -239,7 +247,7 @@ def describe(session: Session, encoded: Encoded) -> None:
             "plugins": session.plugins.versions(),
             "engine": run.ranks.describe(),
             "seed": run.config.seed,
-            "data": {one.config.name: {"samples": len(one.index), "digest": _data_digest(one)} for one in encoded.sets},
+            "data": {one.config.name: _data_facts(one) for one in encoded.sets},
         }
     )
 
@@ -257,6 +265,11 @@ def export(session: Session, outcome: Outcome) -> None:
     with session.averaged():
         path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
     run.report.note(f"wrote {path}", kind="export", path=str(path))
+
+
+def _data_facts(one: PreparedSet) -> dict[str, Any]:
+    """How many samples, a digest of them, and what the backend says of where they came from."""
+    return {"samples": len(one.index), "digest": _data_digest(one), **one.backend.facts()}
 
 
 def _data_digest(one: PreparedSet) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.diffusion.objective import Batch, Losses, Noised
-    from st.train.randomness import Draws
+    from st.randomness import Draws
 
 
 @dataclass(frozen=True, slots=True)

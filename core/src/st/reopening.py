@@ -12,7 +12,7 @@ from st.report.report import Report
 from st.train.assembly import build_objective, load_denoiser
 from st.train.average import Average
 from st.train.output import SETTINGS
-from st.train.randomness import Draws
+from st.randomness import Draws
 from st.train.ranks import Single, choose_device
 from st.train.run import Run
 from st.train.state import read_state

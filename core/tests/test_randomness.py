@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from st.train.randomness import Draws, keyed
+from st.randomness import Draws, keyed
 
 CPU = torch.device("cpu")
 SHAPE = (4, 6, 5)
@@ -124,6 +124,6 @@ def test_rows_without_a_sample_are_refused() -> None:
 
 
 def test_keys_need_no_torch() -> None:
-    code = "from st.train.randomness import Draws, keyed; keyed(1, 2, 'a'); Draws(1, (2,), None).numbers('a')"
+    code = "from st.randomness import Draws, keyed; keyed(1, 2, 'a'); Draws(1, (2,), None).numbers('a')"
 
     subprocess.run([sys.executable, "-c", f"{code}; import sys; assert 'torch' not in sys.modules"], check=True)
