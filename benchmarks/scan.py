@@ -90,7 +90,7 @@ def scan_and_bucket(run_file: str, state: str) -> Answer:
         shutil.rmtree(config.cache.url, ignore_errors=True)
     elif not Path(config.cache.url).exists():
         read_data(config, plugins, Report.silent())
-    open_cache_store(config, plugins)
+    open_cache_store(config)
     began = process_time()
     (one,) = read_data(config, plugins, Report.silent())
     assert len(one.buckets) > 1 and sum(map(len, one.buckets)) == len(one.index)

@@ -156,6 +156,17 @@ def test_a_missing_caption(bench):
     assert "'3.png'" in result.err and "missing_caption" in result.err
 
 
+def test_captions_that_are_cut_off_are_counted_and_named(bench):
+    (bench.photos / "3.txt").write_text("a very long caption " * 100)
+
+    result = bench.train()
+
+    assert result.code == 0, result.err
+    assert "captions are longer than 'text' reads" in result.err
+    notes = [event for event in read_events(bench.root / "out" / "events.jsonl") if event.get("kind") == "caption"]
+    assert (notes[0]["key"], notes[0]["tokens"], notes[0]["read"]) == ("3.png", 400, 24)
+
+
 def test_pictures_of_one_name_are_both_trained_on_and_noted(bench):
     (bench.photos / "3.jpg").write_bytes((bench.photos / "3.png").read_bytes())
 

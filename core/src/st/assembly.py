@@ -130,22 +130,24 @@ class Assembly:
                 self._lookup(kind, chosen, (name, key))
         return options
 
-    def _cache(self) -> tuple[Options | None, Options | None]:
-        """``[cache]``: its own options, and those of the backend that its url names."""
-        own_class, table, url = section_options("cache"), self.reader.table(("cache",)), self.reader.at(("cache", "url"))
+    def _cache(self) -> tuple[Options | None, Choice | None]:
+        """``[cache]``: its own options, and the backend that its url names with those that it takes."""
+        own_class, table = section_options("cache"), self.reader.table(("cache",))
+        url = table.get("url")
         scheme = scheme_of(url) if url and isinstance(url, str) else "file"
-        backend = self.activation.registrar.get("backend", scheme)
-        store_class = backend.build.StoreOptions if backend else Options
+        registrar = self.activation.registrar
+        backend: Any = (registrar.get("backend", scheme) or registrar.lookup("backend", "file")).build
+        store_class: type[Options] | None = backend.StoreOptions
         if store_class is None:
             self.reader.refuse(("cache", "url"), f"{scheme!r} only reads data sets; a cache is written to.")
         if store_class is None or scheme in self.activation.failed:
             return None, None
         own = {key: value for key, value in table.items() if key not in store_class.model_fields}
         rest = {key: value for key, value in table.items() if key in store_class.model_fields}
-        store_names = tuple(store_class.model_fields)
+        store = self.reader.options(store_class, ("cache",), rest)
         return (
-            self.reader.options(own_class, ("cache",), own, others=store_names),
-            self.reader.options(store_class, ("cache",), rest, others=tuple(own_class.model_fields)),
+            self.reader.options(own_class, ("cache",), own, others=tuple(store_class.model_fields)),
+            Choice(scheme, store, backend.open_store) if store else None,
         )
 
     def _choice(self, kind: StrategyKind, default: str) -> Choice | None:

@@ -103,7 +103,7 @@ class RunConfig:
     """Every setting of a run. The attributes are the run file's keys, lists in the plural; ``plugin`` gives the options of an active plugin.
 
     model is the family's options. quantizer and average are None where the run file has no such section. cache_store
-    holds what the backend that the cache's url names needs to know.
+    opens the cache's url: the backend that it names, with what that one needs to know of ``[cache]``.
     """
 
     plugins: tuple[str, ...]
@@ -135,7 +135,7 @@ class RunConfig:
     validators: tuple[tuple[int, Choice], ...]
     loader: LoaderOptions
     cache: CacheOptions
-    cache_store: Options
+    cache_store: Choice
     checkpoint: CheckpointOptions
     validation: ValidationOptions
     evaluation: EvaluationOptions
@@ -167,7 +167,7 @@ class RunConfig:
             if field.name == "datasets":
                 data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
             elif field.name == "cache_store":
-                data["cache"] |= _dumped(value)
+                data["cache"] |= _dumped(value.options)
             elif field.name == "validators":
                 data["validator"] = [{**_plain(choice), "every": every} for every, choice in value]
             else:

@@ -67,7 +67,8 @@ def run_file_schema(described: Described) -> dict[str, Any]:
 
 def _store_options(strategy: Strategy) -> type[Options] | None:
     """What [cache] may hold where its url names this strategy."""
-    found: type[Options] | None = strategy.build.StoreOptions if strategy.kind == "backend" else None
+    backend: Any = strategy.build
+    found: type[Options] | None = backend.StoreOptions if strategy.kind == "backend" else None
     return found
 
 

@@ -12,10 +12,8 @@ import pytest
 import torch
 
 from st import StError
-from st.data.geometry import Geometry
 
 CPU = torch.device("cpu")
-SIZE = Geometry(height=32, width=48)
 # A guard of diffusers warns where the safety checker, the image encoder or a tokenizer is left out, as it is here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
 

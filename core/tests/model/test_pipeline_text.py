@@ -9,11 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from st.data.geometry import Geometry
 from st.model.pipeline_text import PipelineText, Prompting
 
-CPU = torch.device("cpu")
-SIZE = Geometry(height=32, width=48)
 # A guard of diffusers warns where the safety checker, the image encoder or a tokenizer is left out, as it is here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
 

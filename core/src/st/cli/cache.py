@@ -102,7 +102,7 @@ def _opened(config: Any, active: Any) -> Cache:
     from st.data.cache import Cache
     from st.train.stages import open_cache_store
 
-    return Cache(open_cache_store(config, active), note=lambda text: typer.echo(text, err=True))
+    return Cache(open_cache_store(config), note=lambda text: typer.echo(text, err=True))
 
 
 def _needed(config: Any, active: Any, cache: Cache) -> set[str]:

@@ -10,6 +10,7 @@ from st.options import Options
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import st
     from st.data.sample import Sample
     from st.data.store import Store
 
@@ -22,7 +23,7 @@ class DataBackend(ABC):
     """
 
     Options: ClassVar[type[Options]] = Options
-    StoreOptions: ClassVar[type[Options] | None] = None
+    StoreOptions: ClassVar[type[st.Options] | None] = None
     """What ``open_store`` needs to know; None where this kind of place cannot be written to. ``[cache]`` takes these
     keys beside its own where its url has the backend's scheme."""
 
@@ -48,6 +49,6 @@ class DataBackend(ABC):
         return {}
 
     @classmethod
-    def open_store(cls, url: str, options: Options) -> Store:
+    def open_store(cls, url: str, options: st.Options) -> Store:
         """The store behind a url of this scheme, for a cache. options: an instance of ``StoreOptions``."""
         raise NotImplementedError(f"{cls.__name__} has no StoreOptions")

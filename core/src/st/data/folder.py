@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    import st
     from st.data.index import Listing
     from st.data.sample import Sample
     from st.data.store import Store
@@ -68,7 +69,7 @@ class FolderBackend(DataBackend):
         return self.open_store(url, self.options)
 
     @classmethod
-    def open_store(cls, url: str, options: Options) -> Store:
+    def open_store(cls, url: str, options: st.Options) -> Store:
         from st.data.store import Store
 
         return Store.at(url)
@@ -91,11 +92,15 @@ class FolderBackend(DataBackend):
         name, colon, rest = key.partition(":")
         store, path = (self.companions[name], rest) if colon and name in self.companions else (self.store, key)
         try:
-            return store.read(path)
+            return self.fetch(store, path)
         except FileNotFoundError as error:
             raise SampleUnreadable(key, "the file is gone") from error
         except StoreUnreadable as error:
             raise SampleUnreadable(key, error.why) from error
+
+    def fetch(self, store: Store, key: str) -> bytes:
+        """All bytes of a sample's file or of a companion's, from the store that holds it. Raises as the store does."""
+        return store.read(key)
 
 
 def register(registrar: Registrar) -> None:

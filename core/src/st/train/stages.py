@@ -102,19 +102,14 @@ def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[Prep
     transforms = [
         [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
     ]
-    store = open_cache_store(config, plugins)
+    store = open_cache_store(config)
     return prepare(config, backends, plugins.family.geometry, transforms=transforms, report=report, cache_store=store)
 
 
-def open_cache_store(config: RunConfig, plugins: Plugins) -> Store:
-    """Where the cache lies: ``cache.url``, or ``cache`` in the output folder. Opened by the url's backend, if any."""
-    from st.data.store import Store
-
+def open_cache_store(config: RunConfig) -> Store:
+    """Where the cache lies: ``cache.url``, or ``cache`` in the output folder."""
     url = config.cache.url or str(Path(config.output) / "cache")
-    backend = plugins.registrar.get("backend", scheme_of(url))
-    if backend is None:
-        return Store.at(url)
-    store: Store = backend.build.open_store(url, config.cache_store)
+    store: Store = config.cache_store.build(url, config.cache_store.options)
     return store
 
 
@@ -124,20 +119,24 @@ def encode(
     """Fill the cache with what training and validation need, one encoder in memory at a time."""
     from st.data.cache import Cache
     from st.data.encoding import fill
+    from st.data.overlong import report_overlong
     from st.report.validation import prompts_to_encode
 
     options = config.cache
     cache = Cache(
-        open_cache_store(config, plugins),
+        open_cache_store(config),
         note=report.warn,
         shard_bytes=options.shard_bytes,
         shard_seconds=options.shard_seconds,
     )
     family = plugins.family
+    text_encoders = family.text_encoders()
+    if ranks.main:
+        report_overlong(sets, text_encoders, report)
     encoded = fill(
         sets,
         family.codec(),
-        family.text_encoders(),
+        text_encoders,
         cache,
         device=ranks.device,
         ranks=ranks,
@@ -208,10 +207,23 @@ def _draws(seed: int, device: torch.device) -> Callable[[Batch], Draws]:
     def draws(batch: Batch) -> Draws:
         # Dropout and whatever else asks torch's own generator is keyed like every other draw, so nothing is to be
         # restored.
-        torch.manual_seed(keyed(seed, batch.indices[0], "torch"))
+        _seed(keyed(seed, batch.indices[0], "torch"), device)
         return Draws(seed, batch.indices, device)
 
     return draws
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on this device asks.
+
+    torch.manual_seed seeds every kind of accelerator; for each that is not in use it stores a formatted stack trace,
+    which takes half a millisecond a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif device.type != "cpu":
+        torch.manual_seed(seed)
 
 
 @contextmanager

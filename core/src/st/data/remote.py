@@ -1,0 +1,50 @@
+"""RemoteFolderBackend: a folder far away, whose media may be kept on this machine's disk once they were read."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from st.data.folder import FolderBackend, FolderOptions
+
+if TYPE_CHECKING:
+    from st.data.copies import LocalCopies
+    from st.data.store import Store
+
+
+class RemoteFolderOptions(FolderOptions):
+    """Which files of a folder far away are samples, and whether copies of them are kept on this machine."""
+
+    local: str = ""
+    """Folder on this machine for copies of media that were read. Empty keeps none."""
+    local_bytes: int = Field(10 * 1024**3, ge=1)
+    """Size in bytes that the copies may take; those read longest ago make room."""
+
+
+class RemoteFolderBackend(FolderBackend):
+    """A folder in a store that is not on this machine. Media go through the folder ``local``, where there is one."""
+
+    Options: ClassVar[type[RemoteFolderOptions]] = RemoteFolderOptions
+    options: RemoteFolderOptions
+
+    @abstractmethod
+    def version(self, store: Store, key: str) -> str:
+        """What changes when an object does (an ETag, a commit); '' where it is not known, and no copy is used."""
+
+    @cached_property
+    def copies(self) -> LocalCopies | None:
+        """The copies on this machine, where the data set has any."""
+        from st.data.copies import LocalCopies
+
+        folder = self.options.local
+        return LocalCopies(Path(folder).expanduser(), self.options.local_bytes) if folder else None
+
+    def fetch(self, store: Store, key: str) -> bytes:
+        version = self.version(store, key) if self.copies else ""
+        if not (self.copies and version):
+            return super().fetch(store, key)
+        return self.copies.read(f"{store}/{key}", version, lambda: store.read(key))
