@@ -164,7 +164,7 @@ def test_captions_that_are_cut_off_are_counted_and_named(bench):
     assert result.code == 0, result.err
     assert "captions are longer than 'text' reads" in result.err
     notes = [event for event in read_events(bench.root / "out" / "events.jsonl") if event.get("kind") == "caption"]
-    assert (notes[0]["key"], notes[0]["tokens"], notes[0]["read"]) == ("3.png", 400, 24)
+    assert (notes[0]["key"], notes[0]["tokens"], notes[0]["read"]) == ("3.png", 2000, 32)
 
 
 def test_pictures_of_one_name_are_both_trained_on_and_noted(bench):

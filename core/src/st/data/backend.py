@@ -27,7 +27,7 @@ class DataBackend(ABC):
     """What ``open_store`` needs to know; None where this kind of place cannot be written to. ``[cache]`` takes these
     keys beside its own where its url has the backend's scheme."""
 
-    def __init__(self, url: str, options: Options) -> None:
+    def __init__(self, url: str, options: st.Options) -> None:
         self.url, self.options = url, options
 
     @abstractmethod

@@ -72,8 +72,8 @@ class LocalCopies:
     def _make_room(self, size_bytes: int) -> int:
         """Delete what was read longest ago until ``size_bytes`` fit; how much may now be written.
 
-        A tenth of the budget is freed at a time, so that a full folder is not listed again for every copy, and only
-        half of what is free is given out, because other processes write there as well.
+        A tenth of the budget is freed at a time, so that a full folder is not listed again for every copy, and a
+        sixteenth of what is free is given out, because other processes write there as well.
         """
         copies = sorted(self._store.list(), key=lambda entry: entry.modified)
         free = self.budget_bytes - sum(entry.size_bytes for entry in copies)
@@ -83,7 +83,7 @@ class LocalCopies:
                 break
             self._store.delete(entry.key)
             free += entry.size_bytes
-        return max(free // 2, size_bytes)
+        return max(free // 16, size_bytes)
 
 
 def _checksum(data: bytes) -> bytes:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from st.data.copies import LocalCopies
 from st.data.folder import FolderBackend, FolderOptions
 
 if TYPE_CHECKING:
-    from st.data.copies import LocalCopies
     from st.data.store import Store
 
 
@@ -31,17 +30,14 @@ class RemoteFolderBackend(FolderBackend):
     Options: ClassVar[type[RemoteFolderOptions]] = RemoteFolderOptions
     options: RemoteFolderOptions
 
+    def __init__(self, url: str, options: RemoteFolderOptions) -> None:
+        super().__init__(url, options)
+        folder = Path(options.local).expanduser()
+        self.copies = LocalCopies(folder, options.local_bytes) if options.local else None
+
     @abstractmethod
     def version(self, store: Store, key: str) -> str:
         """What changes when an object does (an ETag, a commit); '' where it is not known, and no copy is used."""
-
-    @cached_property
-    def copies(self) -> LocalCopies | None:
-        """The copies on this machine, where the data set has any."""
-        from st.data.copies import LocalCopies
-
-        folder = self.options.local
-        return LocalCopies(Path(folder).expanduser(), self.options.local_bytes) if folder else None
 
     def fetch(self, store: Store, key: str) -> bytes:
         version = self.version(store, key) if self.copies else ""

@@ -41,8 +41,12 @@ class ModelFamily(ABC, Generic[O]):
     path: ClassVar[Path] = staticmethod(straight)
     target: ClassVar[Target] = staticmethod(velocity)
     defaults: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
-    """Sections that choose a strategy, as they are where the run file has none: ``{"weighting": {"kind":
-    "inverse_square"}}``."""
+    """Sections that choose a strategy, as they are where the run file has none.
+
+    For example ``{"weighting": {"kind": "inverse_square"}}``.
+    """
+    full_precision: ClassVar[Sequence[str]] = ()
+    """Modules that a quantizer leaves as they are, by the end of their names."""
 
     def __init__(self, options: O) -> None:
         self.options = options

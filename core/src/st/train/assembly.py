@@ -78,7 +78,7 @@ def load_denoiser(config: RunConfig, family: ModelFamily[Any], adapter: Adapter,
         )
     denoiser = family.load_denoiser(device, dtype)
     if config.quantizer is not None:
-        denoiser = config.quantizer.build(config.quantizer.options)(denoiser, family.adapter_targets())
+        denoiser = config.quantizer.build(config.quantizer.options)(denoiser, family.full_precision)
     denoiser.requires_grad_(False)
     return denoiser
 

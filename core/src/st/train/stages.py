@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     """The engine of this process, with every source of random numbers seeded."""
+    # Read when these libraries are imported; what they warn of is upstream's own, and would tear the progress bar.
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -177,9 +181,9 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
 
     family = plugins.family
     objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)
-    if problems := objective.problems():
-        raise ProblemsFound(problems)
     adapter = config.adapter.build(config.adapter.options)
+    if problems := [*objective.problems(), *adapter.problems(family)]:
+        raise ProblemsFound(problems)
     with report.stage("loading the denoiser", 1) as stage:
         denoiser = load_denoiser(config, family, adapter, ranks.device)
         stage.advance()
