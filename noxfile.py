@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nox
@@ -56,22 +57,22 @@ def plugin(session: nox.Session, name: str) -> None:
 @nox.parametrize("kind", KINDS, ids=KINDS)
 def template(session: nox.Session, kind: str) -> None:
     """A generated plugin as a stranger would publish it: its wheel is found, passes its tests, takes part in a run."""
-    scratch = Path(session.create_tmp())
+    scratch = Path(session.create_tmp()).resolve()
     session.install(*CONSTRAINTS, *BUILD_TOOLS, *TEST_TOOLS, "mypy", "ruff")
     wheels = _build(session, [CORE, *_with_needed([PLUGINS["pocket"]])], scratch / "wheels")
-    session.install(*CONSTRAINTS, *wheels)
+    _install_wheels(session, wheels)
     name = f"my-{kind}"
     folder = scratch / f"st-{name}"
-    session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)", str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
     session.run("st", "new", kind, name, str(folder))
-    session.install(*CONSTRAINTS, "--force-reinstall", "--no-deps", *_build(session, [folder], scratch / "dist"))
-    session.run("ruff", "check", str(folder))
-    session.run("ruff", "format", "--check", str(folder))
+    _install_wheels(session, _build(session, [folder], scratch / "dist"))
     session.chdir(folder)
+    session.run("ruff", "check", "--no-respect-gitignore", ".")
+    session.run("ruff", "format", "--check", "--no-respect-gitignore", ".")
     session.run("mypy", "src")
     session.run("st", "plugins", "check", name)
     session.run("python", "-m", "pytest", env=_quiet())
-    session.run("python", str(ROOT / "tests" / "take_part.py"), str(folder / "README.md"), env=_quiet())
+    session.run("python", str(ROOT / "tests" / "take_part.py"), "README.md", env=_quiet())
 
 
 @nox.session
@@ -148,7 +149,7 @@ def wheels(session: nox.Session) -> None:
     """Build every distribution into dist/ and install them together into this clean environment."""
     session.install(*CONSTRAINTS, *BUILD_TOOLS)
     built = _build(session, [CORE, *PLUGINS.values()], ROOT / "dist")
-    session.install(*CONSTRAINTS, *built)
+    _install_wheels(session, built)
     session.run("python", "-m", "pip", "check")
     session.run("st", "--version")
     session.run("st", "plugins", "check")
@@ -184,6 +185,13 @@ def _build(session: nox.Session, folders: list[Path], destination: Path) -> list
         *map(str, folders),
     )
     return sorted(str(wheel) for wheel in destination.glob("*.whl"))
+
+
+def _install_wheels(session: nox.Session, wheels: list[str]) -> None:
+    """These wheels and what they need."""
+    session.install(*CONSTRAINTS, *wheels)
+    # An environment used again may hold the same version of an earlier state of the tree.
+    session.install("--force-reinstall", "--no-deps", *wheels)
 
 
 def _project(folder: Path) -> dict[str, object]:

@@ -16,46 +16,58 @@ EDGE = 64
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything below one folder. checkpoint: the pocket denoiser. cached: its inputs in memory's layout."""
+    """Everything below one folder. size: of the denoiser that is measured; one that is tiny is there as well."""
 
     folder: Path
-    photos: Path
-    checkpoint: Path
-    cached: Path
+    size: str
 
-    def run_file(self, name: str, **changes: object) -> Path:
+    @property
+    def photos(self) -> Path:
+        return self.folder / "photos"
+
+    @property
+    def cached(self) -> Path:
+        """Latents and embeddings of every picture, as one file for a bare loop."""
+        return self.folder / "cached.safetensors"
+
+    def checkpoint(self, size: str) -> Path:
+        """A denoiser of the pocket family on disk."""
+        return self.folder / size
+
+    def run_file(self, name: str, *, size: str = "", **changes: object) -> Path:
         """A run file with a cache that is warm. Each name has an output folder of its own."""
-        fixed = {"model": str(self.checkpoint), "cache": str(self.folder / "cache")}
+        fixed = {"model": str(self.checkpoint(size or self.size)), "cache": str(self.folder / "cache")}
         return write_run_file(self.folder / name, self.photos, fixed | changes)
+
+    def raw_case(
+        self, case: str, *others: object, adapter: str = "full", precision: str = "fp32", size: str = ""
+    ) -> Case:
+        """A case of the hand-written loop on the same pictures and the same denoiser."""
+        return ("loop", case, [str(self.cached), str(self.checkpoint(size or self.size)), adapter, precision, *others])
 
 
 def prepare(scratch: Path, quick: bool) -> Prepared:
     """Write pictures and a denoiser with random weights, and fill both caches."""
-    folder = scratch / "prepared"
-    made = Prepared(folder, folder / "photos", folder / "denoiser", folder / "cached.safetensors")
+    made, log = Prepared(scratch / "prepared", "tiny" if quick else "small"), scratch / "log.txt"
     write_photos(made.photos, PICTURES, (3 * EDGE, 3 * EDGE))
-    once(("prepared", "weights", [str(made.checkpoint), "tiny" if quick else "small"]), scratch / "log.txt")
-    once(("prepared", "caches", [str(made.run_file("first")), str(made.photos), str(made.cached)]), scratch / "log.txt")
+    once(("prepared", "weights", [str(made.folder), sorted({made.size, "tiny"})]), log)
+    once(("prepared", "caches", [str(made.run_file("first")), str(made.photos), str(made.cached)]), log)
     return made
 
 
-def raw_case(made: Prepared, case: str, *others: object, adapter: str = "full", precision: str = "fp32") -> Case:
-    """A case of the hand-written loop."""
-    return ("loop", case, [str(made.cached), str(made.checkpoint), adapter, precision, *others])
-
-
-def write_weights(folder: str, size: str) -> bool:
-    """A denoiser of the pocket family."""
+def write_weights(folder: str, sizes: list[str]) -> bool:
+    """Denoisers of the pocket family, each below the folder under the name of its size."""
     import torch
     from st_pocket.family import Pocket, PocketOptions
 
-    family = Pocket(PocketOptions.model_validate({"size": size}))
-    denoiser = family.load_denoiser(torch.device("cpu"), torch.float32)
-    draws = torch.Generator().manual_seed(0)
-    for weight in denoiser.parameters():
-        # The family begins with zeros, which some kernels of some processors are quicker with.
-        weight.data += 0.02 * torch.randn(weight.shape, generator=draws)
-    family.save_checkpoint(denoiser, Path(folder))
+    for size in sizes:
+        family = Pocket(PocketOptions.model_validate({"size": size}))
+        denoiser = family.load_denoiser(torch.device("cpu"), torch.float32)
+        draws = torch.Generator().manual_seed(0)
+        for weight in denoiser.parameters():
+            # The family begins with zeros, and products with zeros may be quicker than training is.
+            weight.data += 0.02 * torch.randn(weight.shape, generator=draws)
+        family.save_checkpoint(denoiser, Path(folder) / size)
     return True
 
 

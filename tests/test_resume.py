@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from waiting import wait_for
 
 from st.report.events import read_events
 from st.testing.runs import TINY, call_cli, write_photos
@@ -173,7 +173,7 @@ def test_a_signal_saves_and_ends_with_4(written, tmp_path, number):
     whole, cut = _train(file, tmp_path / "whole"), tmp_path / "cut"
     command = [sys.executable, "-m", "st.cli", "train", str(file), "--output", str(cut)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    _wait_for(cut / "events.jsonl", '"event": "step"')
+    wait_for(cut / "events.jsonl", '"event": "step"')
 
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -183,12 +183,3 @@ def test_a_signal_saves_and_ends_with_4(written, tmp_path, number):
     assert len(list((cut / "checkpoints").glob("step-*"))) == 1
     _train(file, cut, "--resume")
     assert _export(cut) == _export(whole)
-
-
-def _wait_for(file: Path, text: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if file.exists() and text in file.read_text():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{text!r} did not appear in {file.name}")

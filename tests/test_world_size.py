@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from waiting import wait_for
 
 from st.testing.runs import write_photos
 from st.testing.tiny import TinyFamily
@@ -96,3 +98,23 @@ def test_plain_sgd_reaches_the_same_weights(runs):
     for name in ("two", "accumulated"):
         weights = load_file(runs[name] / "model" / "denoiser.safetensors")
         assert max((weights[key] - expected[key]).abs().max() for key in expected) <= 1e-5
+
+
+def test_a_signal_to_the_launcher_lets_all_ranks_save(tmp_path):
+    TinyFamily.tiny(tmp_path / "tiny")
+    write_photos(tmp_path / "photos", count=10)
+    file = tmp_path / "run.toml"
+    file.write_text(
+        RUN_FILE.format(tiny=TINY, recorder=RECORDER, root=tmp_path, steps=20_000, optimizer="sgd", lr=0.01)
+    )
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "st.cli", "train", str(file), "--set=ranks.processes=2", f"--output={output}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    wait_for(output / "events.jsonl", '"event": "step"')
+
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 4, errors
+    assert "Traceback" not in errors
+    assert len(list((output / "checkpoints").glob("step-*"))) == 1

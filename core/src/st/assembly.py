@@ -172,7 +172,8 @@ class Assembly:
     def _validators(self) -> Iterator[tuple[int, Choice]]:
         tables = self.reader.at(("validator",))
         if isinstance(tables, dict):
-            self.reader.refuse(("validator",), "a run has a list of them.", fix="Write [[validator]] with two brackets.")
+            fix = "Write [[validator]] with two brackets."
+            self.reader.refuse(("validator",), "a run has a list of them.", fix=fix)
         for index in range(len(tables)) if isinstance(tables, list) else ():
             location = ("validator", index)
             table = self.reader.table(location)

@@ -100,7 +100,9 @@ class ValidatorOptions(Options):
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Every setting of a run. The attributes are the run file's keys, lists in the plural; ``plugin`` gives the options of an active plugin.
+    """Every setting of a run. The attributes are the run file's keys, lists in the plural.
+
+    ``plugin`` gives the options of an active plugin.
 
     model is the family's options. quantizer and average are None where the run file has no such section. cache_store
     opens the cache's url: the backend that it names, with what that one needs to know of ``[cache]``.

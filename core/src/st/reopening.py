@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from st.assembly import assemble_saved
 from st.errors import StError
 from st.model.blocks import find_blocks
+from st.randomness import Draws
 from st.report.report import Report
 from st.train.assembly import build_objective, load_denoiser
 from st.train.average import Average
 from st.train.output import SETTINGS
-from st.randomness import Draws
 from st.train.ranks import Single, choose_device
 from st.train.run import Run
 from st.train.state import read_state
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]:
     """The run of an output folder with the weights of one of its checkpoints, in eval mode, on one device.
 
-    checkpoint: "latest", "best" or a step. With a moving average, its weights. Raises StError for a folder without a run
-    and for a checkpoint that does not exist or is damaged.
+    checkpoint: "latest", "best" or a step. With a moving average, its weights. Raises StError for a folder without a
+    run and for a checkpoint that does not exist or is damaged.
     """
     settings = directory / SETTINGS
     if not settings.is_file():

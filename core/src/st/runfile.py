@@ -17,7 +17,7 @@ Location = tuple[str | int, ...]
 """A place in the settings: ("tread", "drop"), ("dataset", 0, "url")."""
 
 ENVIRONMENT_PREFIX = "ST_"
-NOT_SETTINGS = frozenset({"ST_TRACE_HOOKS"})
+NOT_SETTINGS = frozenset({"ST_TRACE_HOOKS", "ST_LAUNCHED"})
 """Environment variables of ours that are no settings."""
 
 _PLACEHOLDER = re.compile(r"\{env:([^{}]*)\}")

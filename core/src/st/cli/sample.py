@@ -21,12 +21,12 @@ def sample(
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
+    from st.reopening import open_run
     from st.report.picture_files import recipe, save_picture
     from st.report.prompts import PromptOptions, parse_size, shots, texts
     from st.report.rendering import Failure, Renderer, encode_texts
     from st.report.untouched import untouched
     from st.train.assembly import predictor
-    from st.reopening import open_run
 
     try:
         sizes = [parse_size(size)] if size else []

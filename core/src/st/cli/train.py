@@ -10,9 +10,6 @@ import typer
 
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
-INTERRUPTED = 4
-"""Exit code of a run that was told to stop and has saved what it learned."""
-
 
 def train(
     ctx: typer.Context,
@@ -38,15 +35,15 @@ def train(
 
         print_plan(config, active)
         return
-    from st.train.ranks import launched_by_us
+    from st.train.launch import interrupted_status, run_ranks
 
-    status = launched_by_us(config.ranks, config.device, ctx.obj)
+    status = run_ranks(config.ranks, config.device, ctx.obj)
     if status is not None:
         raise typer.Exit(status)
     from st.train.run import Outcome, execute
 
     outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
-    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: INTERRUPTED, Outcome.FAILED: 1}[outcome])
+    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: interrupted_status(), Outcome.FAILED: 1}[outcome])
 
 
 COMMANDS = (train,)

@@ -77,9 +77,9 @@ class LocalCopies:
         """
         copies = sorted(self._store.list(), key=lambda entry: entry.modified)
         free = self.budget_bytes - sum(entry.size_bytes for entry in copies)
-        wanted = max(2 * size_bytes, self.budget_bytes // 10)
+        wanted = max(size_bytes, self.budget_bytes // 10)
         for entry in copies:
-            if free >= min(wanted, self.budget_bytes):
+            if free >= wanted:
                 break
             self._store.delete(entry.key)
             free += entry.size_bytes

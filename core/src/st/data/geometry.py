@@ -26,9 +26,9 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a picture gets to its geometry: resized to ``resized`` (covering, original aspect), then cropped at (top, left).
+    """How a picture gets to its geometry: resized to ``resized``, which covers it in the original aspect, then cropped.
 
-    resized: (height, width) in pixels. aspect: the bucket's key, width / height rounded to two decimals.
+    resized: (height, width) in pixels. crop: (top, left) in the resized picture. aspect: the bucket's key, width / height rounded to two decimals.
     """
 
     geometry: Geometry

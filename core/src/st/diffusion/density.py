@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.diffusion.path import Path
-    from st.registrar import Registrar
     from st.randomness import Draws
+    from st.registrar import Registrar
 
 
 class Density(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from st.errors import StError
+from st.model.hub import download, is_repository
 
 INDEX = "model_index.json"
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
@@ -35,7 +36,7 @@ class CheckpointFolder:
 
     def index(self) -> Mapping[str, Any]:
         """What the model is made of: ``_class_name`` of its pipeline, and (library, class) by component."""
-        return _read_json(self._fetch(INDEX, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers"))
+        return read_json(self._fetch(INDEX, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers"))
 
     def components(self) -> Mapping[str, str]:
         """The class of each component that is there."""
@@ -45,7 +46,7 @@ class CheckpointFolder:
     def config(self, component: str) -> Mapping[str, Any]:
         """A component's settings, without its weights."""
         names = "scheduler_config.json" if component == "scheduler" else "config.json"
-        return _read_json(self._fetch(f"{component}/{names}", self._lacks(component)))
+        return read_json(self._fetch(f"{component}/{names}", self._lacks(component)))
 
     def root(self, components: Sequence[str]) -> Path:
         """The folder, with these components in it."""
@@ -110,9 +111,9 @@ class CheckpointFolder:
         if local.is_file():
             raise StError(
                 f"model.checkpoint = {self.location!r} is a single file; folders in diffusers' layout are read",
-                fix="convert it with diffusers: from_single_file(...).save_pretrained(...)",
+                fix="name the folder or repository of the whole model; the denoiser's file goes into model.denoiser",
             )
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.location) or self.location.startswith("."):
+        if not is_repository(self.location):
             raise StError(
                 f"model.checkpoint = {self.location!r}: there is no such folder",
                 fix="name a folder with model_index.json, or a repository on the hub as owner/name",
@@ -122,48 +123,16 @@ class CheckpointFolder:
         return self._found[pattern]
 
     def _download(self, pattern: str, what: str) -> Path:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-
         wanted = [pattern.replace("/*", f"/*{suffix}") for suffix in READ] if pattern.endswith("/*") else [pattern]
         unwanted = [] if self.variant else ["*.fp16.*", "*.bf16.*", "*.non_ema.*"]
-        here = f"model.checkpoint = {self.location!r}"
-        try:
-            root = Path(
-                snapshot_download(
-                    self.location, revision=self.revision or None, allow_patterns=wanted, ignore_patterns=unwanted
-                )
-            )
-        except GatedRepoError as error:
-            raise StError(
-                f"{here} asks for an agreement first",
-                why=f"its owner decides who may download it: https://huggingface.co/{self.location}",
-                fix="accept its terms there, then: hf auth login",
-            ) from error
-        except RevisionNotFoundError as error:
-            raise StError(f"{here} has no revision {self.revision!r}", fix="set model.revision") from error
-        except RepositoryNotFoundError as error:
-            raise StError(
-                f"{here} is neither a folder nor a repository that you can see", fix="if it is private: hf auth login"
-            ) from error
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise StError(
-                f"{here} is not on this machine, and the hub does not answer",
-                why=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-                fix=f"go online and repeat, or: hf download {self.location}",
-            ) from error
+        root = download(self.location, self.revision, wanted, unwanted, "model.checkpoint")
         if not (root / pattern.removesuffix("/*")).exists():
             raise StError(what)
         return root
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A file's settings. Raises StError naming the file."""
     try:
         read: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

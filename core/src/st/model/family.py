@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from st.model.blocks import BlockGroup
     from st.model.formats import AdapterFormat
 
-O = TypeVar("O", bound=Options)
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 
-class ModelFamily(ABC, Generic[O]):
+class ModelFamily(ABC, Generic[OptionsT]):
     """A diffusion model that can be trained: what it is made of, how to ask it, where it may be changed.
 
-    ``class Flux(ModelFamily["Flux.Options"])`` with a nested ``Options``. The list of methods is closed: a further
+    ``class Mine(ModelFamily["Mine.Options"])`` with a nested ``Options``. The list of methods is closed: a further
     ability is an optional Protocol beside the feature that uses it.
     """
 
@@ -48,7 +48,7 @@ class ModelFamily(ABC, Generic[O]):
     full_precision: ClassVar[Sequence[str]] = ()
     """Modules that a quantizer leaves as they are, by the end of their names."""
 
-    def __init__(self, options: O) -> None:
+    def __init__(self, options: OptionsT) -> None:
         self.options = options
 
     @abstractmethod
@@ -99,9 +99,7 @@ class ModelFamily(ABC, Generic[O]):
 
     def save_checkpoint(self, denoiser: nn.Module, directory: FilePath) -> None:
         """Write all weights so that ``Options(checkpoint=directory)`` loads them and upstream's tools do."""
-        raise StError(
-            f"{type(self).__name__} cannot save all of its weights", fix='set adapter.kind to "lora"'
-        )
+        raise StError(f"{type(self).__name__} cannot save all of its weights", fix='set adapter.kind to "lora"')
 
     @classmethod
     def tiny(cls, directory: FilePath) -> Self:

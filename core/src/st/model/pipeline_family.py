@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from st.errors import StError
-from st.model.checkpoint_folder import CheckpointFolder
+from st.model.checkpoint_folder import CheckpointFolder, read_json
 from st.model.family import ModelFamily
 from st.model.pipeline_codec import PipelineCodec
+from st.model.weights import Weights
 from st.options import Options
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class PipelineOptions(Options):
     """Precision of the autoencoder, when it encodes."""
     latents: Literal["mode", "sample"] = "mode"
     """What is taken of the autoencoder's answer: the likeliest value, or a sample that only the picture decides."""
+    denoiser: str = ""
+    """Where the denoiser is if not in the checkpoint: a folder, a repository on the hub, or a .safetensors file, which
+    may be one of a repository: owner/name/file.safetensors."""
+    denoiser_subfolder: str | None = None
+    """Folder of the denoiser in there, "" for the top. Unset: the folder that it has in a whole checkpoint."""
 
 
 P = TypeVar("P", bound=PipelineOptions)
@@ -50,8 +56,8 @@ class PipelineFamily(ModelFamily[P]):
     """
 
     Options: ClassVar[type[Options]] = PipelineOptions
-    pipeline: ClassVar[str]
-    """Name of the pipeline's class in diffusers."""
+    pipeline: str
+    """Name of the pipeline's class in diffusers; of the instance, where options decide it."""
     denoiser: ClassVar[str] = "transformer"
     """Component that learns."""
     autoencoder: ClassVar[str] = "vae"
@@ -99,11 +105,19 @@ class PipelineFamily(ModelFamily[P]):
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         self._check()
-        folder = self.folder.root([self.denoiser]) / self.denoiser
-        variant = self.options.variant or None
-        denoiser: nn.Module = self._denoiser_class().from_pretrained(
-            folder, dtype=dtype, variant=variant, use_safetensors=True
-        )
+        kind, variant = self._denoiser_class(), self.options.variant or None
+        weights = self._weights()
+        denoiser: nn.Module
+        if weights is None:
+            folder = self.folder.root([self.denoiser]) / self.denoiser
+            denoiser = kind.from_pretrained(folder, dtype=dtype, variant=variant, use_safetensors=True)
+        elif weights.is_file:
+            denoiser = self._from_file(weights.file(), dtype)
+        else:
+            found = read_json(weights.folder() / "config.json").get("_class_name")
+            if found != kind.__name__:
+                raise self._foreign("denoiser", f"it is a {found}; {kind.__name__} is needed")
+            denoiser = kind.from_pretrained(weights.folder(), dtype=dtype, variant=variant, use_safetensors=True)
         return denoiser.to(device).eval()
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
@@ -115,9 +129,13 @@ class PipelineFamily(ModelFamily[P]):
         """Every module path of the denoiser, found without its weights."""
         import torch
 
-        kind = self._denoiser_class()
+        kind, weights = self._denoiser_class(), self._weights()
+        if weights is None or weights.is_file:
+            config = self.folder.config(self.denoiser)
+        else:
+            config = read_json(weights.folder() / "config.json")
         with torch.device("meta"):
-            denoiser = kind.from_config(dict(self.folder.config(self.denoiser)))
+            denoiser = kind.from_config(dict(config))
         return [path for path, _ in denoiser.named_modules()]
 
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
@@ -196,6 +214,31 @@ class PipelineFamily(ModelFamily[P]):
             self._renderer.set_progress_bar_config(disable=True)
         return self._renderer
 
+    def _weights(self) -> Weights | None:
+        """Where the denoiser is, if not in the checkpoint."""
+        options = self.options
+        if not options.denoiser:
+            return None
+        subfolder = self.denoiser if options.denoiser_subfolder is None else options.denoiser_subfolder
+        return Weights(options.denoiser, subfolder, variant=options.variant)
+
+    def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:
+        """A single file as its makers or diffusers wrote it; what it belongs into is the checkpoint's denoiser."""
+        kind = self._denoiser_class()
+        # Fetched here, so that diffusers finds the settings on this machine.
+        self.folder.config(self.denoiser)
+        root = self.folder.root([])
+        try:
+            denoiser: nn.Module = kind.from_single_file(
+                str(file), config=str(root), subfolder=self.denoiser, dtype=dtype, local_files_only=True
+            )
+        except (LookupError, ValueError, RuntimeError) as error:
+            raise self._foreign("denoiser", str(error).splitlines()[0]) from error
+        absent = [name for name, parameter in denoiser.named_parameters() if parameter.is_meta]
+        if absent:
+            raise self._foreign("denoiser", f"{len(absent)} of its weights are not there, such as {absent[0]!r}")
+        return denoiser
+
     def _pipeline_class(self) -> Any:
         import diffusers
 
@@ -213,8 +256,14 @@ class PipelineFamily(ModelFamily[P]):
         found = components.get(self.denoiser)
         if found is None or found not in str(expected):
             made_for = self.folder.index().get("_class_name", "another pipeline")
-            raise StError(
-                f"model.checkpoint = {self.options.checkpoint!r} is not a model of this family",
-                why=f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed",
-                fix="name another checkpoint, or the plugin of that model's family",
+            raise self._foreign(
+                "checkpoint", f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
+
+    def _foreign(self, option: str, why: str) -> StError:
+        location = self.options.denoiser if option == "denoiser" else self.folder.location
+        return StError(
+            f"model.{option} = {location!r} is not a model of this family",
+            why=why,
+            fix=f"name another {option}, or the plugin of that model's family",
+        )

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Quantizer(Protocol):
     """Replaces a frozen denoiser's weights by smaller ones, layer by layer and deterministically.
 
-    keep: ends of the names of modules to leave as they are. The same weights always give the same quantized weights, so a checkpoint
-    never holds them.
+    keep: ends of the names of modules to leave as they are. The same weights always give the same quantized weights, so
+    a checkpoint never holds them.
     """
 
     def __call__(self, denoiser: nn.Module, keep: Sequence[str]) -> nn.Module: ...

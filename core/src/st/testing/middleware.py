@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -130,6 +130,23 @@ class BlockMiddlewareTests(Conformance):
             assert list(denoiser.state_dict()) == names
 
         assert torch.equal(family.predict(denoiser, noised, batch), plain)
+
+    def test_its_state_restores(
+        self, build: Build, family: TinyFamily, denoiser: nn.Module, noised: Noised, batch: Batch
+    ) -> None:
+        import torch
+
+        used: Any = build()
+        if not hasattr(used, "state_dict"):
+            pytest.skip("it has no state")
+        self.gradients(family, denoiser, noised, batch, [used])
+        restored: Any = build()
+        restored.load_state_dict(deepcopy(used.state_dict()))
+
+        expected = self.gradients(family, denoiser, noised, batch, [used])
+        actual = self.gradients(family, denoiser, noised, batch, [restored])
+
+        assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
 
     def gradients(
         self,

@@ -72,8 +72,9 @@ def load_denoiser(config: RunConfig, family: ModelFamily[Any], adapter: Adapter,
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
     if precision == torch.float32 and dtype != torch.float32:
+        kept = str(dtype).removeprefix("torch.")
         raise StError(
-            f"precision = 'fp32' cannot compute with weights that [adapter] keeps in {str(dtype).removeprefix('torch.')}",
+            f"precision = 'fp32' cannot compute with weights that [adapter] keeps in {kept}",
             fix="set precision to 'bf16', or adapter.dtype to 'fp32'",
         )
     denoiser = family.load_denoiser(device, dtype)

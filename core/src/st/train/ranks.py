@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -75,7 +72,7 @@ class Ranks(ABC):
     def barrier(self, stage: str) -> None:
         """Wait for the others. stage names what was being done, for the message when one does not come."""
 
-    def close(self) -> None:  # noqa: B027 (most engines have nothing to leave)
+    def close(self) -> None:
         """Leave the group."""
 
 
@@ -165,33 +162,6 @@ def processes_wanted(options: RanksOptions, device: str) -> int:
     import torch
 
     return max(torch.accelerator.device_count(), 1) if torch.accelerator.is_available() else 1
-
-
-def launched_by_us(options: RanksOptions, device: str, arguments: Sequence[str]) -> int | None:
-    """Run the same command once per rank under torchrun and return its exit status; None where this process is already
-    a rank.
-
-    A launcher of the user's own (torchrun, accelerate launch, Slurm with torchrun) sets WORLD_SIZE, and then nothing is
-    started.
-    """
-    wanted = processes_wanted(options, device)
-    if "WORLD_SIZE" in os.environ or wanted == 1:
-        return None
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={wanted}",
-        "-m",
-        "st.cli",
-    ]
-    environment = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // wanted, 1)), **os.environ}
-    process = subprocess.Popen([*command, *arguments], env=environment)
-    # A terminal sends Ctrl-C to the ranks as well; what only this process is told is passed on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-    return process.wait()
 
 
 def engine_name(options: RanksOptions) -> str:

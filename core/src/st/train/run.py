@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from st.model.adapter import Adapter
     from st.model.blocks import BlockGroup
     from st.model.family import ModelFamily
-    from st.report.report import Report
     from st.randomness import Draws
+    from st.report.report import Report
     from st.train.ranks import Ranks
 
 

@@ -239,7 +239,6 @@ def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, M
 
         yield evaluation.every, True, hold_out
 
-
     for every, choice in run.config.validators:
         yield every, False, _measure_of(session, choice.build(choice.options))
 

@@ -16,11 +16,11 @@ import torch
 
 from st.data.buckets import BatchShape, check_batches
 from st.errors import OutOfMemory, ProblemsFound, StError
+from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.output import OutputFolder
-from st.randomness import Draws, keyed
 from st.train.ranks import choose_device, engine_name
 from st.train.run import Outcome, Run
 from st.train.saver import Saver
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from st.data.loader import Loader
     from st.data.prepare import PreparedSet
     from st.data.store import Store
-    from st.model.family import ModelFamily
     from st.diffusion.objective import Batch
+    from st.model.family import ModelFamily
     from st.train.assembly import Learner
     from st.train.ranks import Ranks
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXIT_STATUS = 4
 ECHO_SECONDS = 2.0
-"""A launcher passes on a signal that the terminal has sent to every process already; so soon, it is the same one."""
+"""A launcher may pass on a signal that the terminal has sent to every process already; so soon, it is the same one."""
 
 
 class Stop:

@@ -1,0 +1,141 @@
+"""Adapter files of the family: of the U-Net alone, or of the U-Net and both text encoders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from st import StError
+from st.model.formats import METADATA, AdapterFormat, LoraShape, kohya_format, split_key
+from st_sdxl.layers import original_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNET = "lora_unet"
+ORIGINAL = tuple(f"{UNET}_{part}" for part in ("input_blocks", "middle_block", "output_blocks", "time_embed_", "out_"))
+
+
+@dataclass(frozen=True, slots=True)
+class UnetLayers(AdapterFormat):
+    """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; both kinds of names are read.
+
+    modules: lists every module path of the U-Net. original: whether layers are written with the names of the model's
+    original code, as kohya's tools write them, or with those of diffusers.
+    """
+
+    modules: Callable[[], Iterable[str]]
+    original: bool
+
+    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
+        names = original_names(self.modules()) if self.original else {}
+        return kohya_format((), UNET).to_file(*renamed(state, shape, lambda path: names.get(path, path)))
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], LoraShape]:
+        paths = list(self.modules())
+        if not any(key.startswith(ORIGINAL) for key in tensors):
+            return kohya_format(paths, UNET).from_file(tensors, metadata)
+        ours = {name: path for path, name in original_names(paths).items()}
+        state, shape = kohya_format(ours, UNET).from_file(tensors, metadata)
+        return renamed(state, shape, ours.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A component's share of an adapter.
+
+    ours: begins its modules' paths in the denoiser. inside: begins them in a file, after the component's own name.
+    theirs: begins its keys in a file. format: how the share is written by itself.
+    """
+
+    ours: str
+    inside: str
+    theirs: str
+    format: AdapterFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Parts(AdapterFormat):
+    """Several components in one file, each in a format of its own. parts: asked when there is a file to convert."""
+
+    parts: Callable[[], Iterable[Part]]
+
+    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors: dict[str, Tensor] = {}
+        header: dict[str, str] = {}
+        for part in self.parts():
+            mine = {key: tensor for key, tensor in state.items() if key.startswith(part.ours)}
+            if not mine:
+                continue
+            within = LoraShape(*(_beginning(table, part.ours) for table in (shape.ranks, shape.alphas)))
+
+            def inside(path: str, part: Part = part) -> str:
+                return part.inside + path.removeprefix(part.ours)
+
+            found, metadata = part.format.to_file(*renamed(mine, within, inside))
+            tensors |= found
+            header = _joined(header, metadata, part.inside)
+        return tensors, header
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], LoraShape]:
+        state: dict[str, Tensor] = {}
+        ranks, alphas = dict[str, int](), dict[str, float]()
+        left = set(tensors)
+        for part in self.parts():
+            mine = {key: tensor for key, tensor in tensors.items() if key.startswith(part.theirs)}
+            left -= mine.keys()
+            if not mine:
+                continue
+
+            def outside(path: str, part: Part = part) -> str:
+                return part.ours + path.removeprefix(part.inside)
+
+            found, shape = renamed(*part.format.from_file(mine, metadata), outside)
+            state |= found
+            ranks |= shape.ranks
+            alphas |= shape.alphas
+        if left:
+            raise StError(
+                f"{len(left)} of {len(tensors)} tensors belong nowhere, such as {sorted(left)[0]!r}",
+                why=f"in this format their names begin with {', '.join(part.theirs for part in self.parts())}",
+            )
+        return state, LoraShape(ranks, alphas)
+
+
+def renamed(
+    state: Mapping[str, Tensor], shape: LoraShape, name: Callable[[str], str]
+) -> tuple[dict[str, Tensor], LoraShape]:
+    """The same adapter for modules with other paths."""
+    tensors = {}
+    for key, tensor in state.items():
+        split = split_key(key)
+        assert split is not None, f"{key!r} is not one of our names"
+        tensors[f"{name(split[0])}.{split[1]}"] = tensor
+    ranks = {name(path): rank for path, rank in shape.ranks.items()}
+    return tensors, LoraShape(ranks, {name(path): alpha for path, alpha in shape.alphas.items()})
+
+
+def _beginning(table: Mapping[str, float], start: str) -> dict[str, float]:
+    return {path: value for path, value in table.items() if path.startswith(start)}
+
+
+def _joined(header: Mapping[str, str], further: Mapping[str, str], inside: str) -> dict[str, str]:
+    """Two headers as one. What is inside a text encoder is named by the end of its path: some versions of its class
+    have a module around all others that is called so, and others have none.
+    """
+    if METADATA not in header or METADATA not in further:
+        return {**header, **further, **_without(further, inside)}
+    both = {**json.loads(header[METADATA]), **json.loads(_without(further, inside)[METADATA])}
+    return {**header, METADATA: json.dumps(both, indent=2, sort_keys=True)}
+
+
+def _without(header: Mapping[str, str], inside: str) -> dict[str, str]:
+    if not inside or METADATA not in header:
+        return {}
+    return {METADATA: header[METADATA].replace(f"^{inside}", "").replace(inside, "")}
