@@ -28,7 +28,8 @@ class Geometry:
 class Fit:
     """How a picture gets to its geometry: resized to ``resized``, which covers it in the original aspect, then cropped.
 
-    resized: (height, width) in pixels. crop: (top, left) in the resized picture. aspect: the bucket's key, width / height rounded to two decimals.
+    resized: (height, width) in pixels. crop: (top, left) in the resized picture. aspect: the bucket's key, width /
+    height rounded to two decimals.
     """
 
     geometry: Geometry

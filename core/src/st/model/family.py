@@ -38,9 +38,11 @@ class ModelFamily(ABC, Generic[OptionsT]):
 
     Options: ClassVar[type[Options]] = Options
     geometry: ClassVar[GeometryRule] = GeometryRule()
-    path: ClassVar[Path] = staticmethod(straight)
-    target: ClassVar[Target] = staticmethod(velocity)
-    defaults: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
+    path: Path = staticmethod(straight)
+    """How noise is mixed in. Set on the instance where options decide it; so is ``target``."""
+    target: Target = staticmethod(velocity)
+    """What the denoiser is asked for."""
+    defaults: Mapping[str, Mapping[str, object]] = MappingProxyType({})
     """Sections that choose a strategy, as they are where the run file has none.
 
     For example ``{"weighting": {"kind": "inverse_square"}}``.

@@ -78,7 +78,7 @@ class PipelineCodec(LatentCodec):
         import torch
 
         kind = getattr(diffusers, self.folder.components()[self.component])
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.dtype]
         root = self.folder.root([self.component])
         variant = self.folder.variant or None
         loaded = kind.from_pretrained(root / self.component, dtype=dtype, variant=variant, use_safetensors=True)

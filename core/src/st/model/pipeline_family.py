@@ -34,8 +34,8 @@ class PipelineOptions(Options):
     """Which weights to read where a checkpoint holds several, such as "fp16"."""
     text_precision: Literal["fp32", "bf16"] = "bf16"
     """Precision of the text encoders."""
-    autoencoder_precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of the autoencoder, when it encodes."""
+    autoencoder_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the autoencoder, when it encodes. Many overflow in fp16; that stops the run and is said."""
     latents: Literal["mode", "sample"] = "mode"
     """What is taken of the autoencoder's answer: the likeliest value, or a sample that only the picture decides."""
     denoiser: str = ""
@@ -84,6 +84,10 @@ class PipelineFamily(ModelFamily[P]):
 
     def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
         """Further arguments of the pipeline's call when it renders."""
+        return {}
+
+    def schedule_settings(self) -> Mapping[str, Any]:
+        """Settings of the pipeline's scheduler that training changes: previews and saved checkpoints have them."""
         return {}
 
     def codec(self) -> LatentCodec:
@@ -139,9 +143,15 @@ class PipelineFamily(ModelFamily[P]):
         return [path for path, _ in denoiser.named_modules()]
 
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
+        import shutil
+
         self.folder.copy(directory, without=self.denoiser)
         save: Any = denoiser
         save.save_pretrained(directory / self.denoiser, safe_serialization=True)
+        if self.schedule_settings():
+            # What was copied may be a hard link to the original, which writing would change.
+            shutil.rmtree(directory / "scheduler")
+            self._rendering().scheduler.save_pretrained(directory / "scheduler")
 
     def render(
         self,
@@ -212,6 +222,9 @@ class PipelineFamily(ModelFamily[P]):
             self._check()
             self._renderer = load_pipeline(self._pipeline_class(), self.folder, [self.autoencoder], torch.float32)
             self._renderer.set_progress_bar_config(disable=True)
+            if settings := self.schedule_settings():
+                scheduler = self._renderer.scheduler
+                self._renderer.scheduler = type(scheduler).from_config(scheduler.config, **settings)
         return self._renderer
 
     def _weights(self) -> Weights | None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from st.testing.family.examples import CAPTIONS, example_pixels
+from st.testing.family.examples import example_pixels
 
 TINY = Path(__file__).with_name("tiny.py")
+
+PHOTO_CAPTIONS = ("a red square on a table", "a tree by a river")
 
 RUN_FILE = """
 plugins = [{plugins}]
@@ -166,7 +168,7 @@ def write_photos(folder: Path, count: int = 4) -> Path:
             pixels = example_pixels(Geometry(64, 64 if number % 2 else 96), number)
             array = (pixels.permute(1, 2, 0).numpy() * 255).astype("uint8")
             Image.fromarray(array).save(folder / f"{number}.png")
-            (folder / f"{number}.txt").write_text(CAPTIONS[number % len(CAPTIONS)], encoding="utf-8")
+            (folder / f"{number}.txt").write_text(PHOTO_CAPTIONS[number % len(PHOTO_CAPTIONS)], encoding="utf-8")
     return folder
 
 

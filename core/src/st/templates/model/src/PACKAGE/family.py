@@ -36,6 +36,13 @@ CONFIG: dict[str, Any] = {
 """Sizes of a denoiser that learns from nothing; a checkpoint brings its own."""
 
 
+def _transformer() -> Any:
+    """The upstream class, which has no types."""
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel
+
+
 class CLASS(st.ModelFamily["CLASS.Options"]):
     """A PixArt transformer on 8x8 patches of pixels."""
 
@@ -59,17 +66,16 @@ class CLASS(st.ModelFamily["CLASS.Options"]):
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         import torch
-        from diffusers import PixArtTransformer2DModel
 
         if self.options.checkpoint:
             folder = Path(self.options.checkpoint) / "transformer"
             if not folder.is_dir():
                 raise st.StError(f"model.checkpoint: {str(folder)!r} is not a folder")
-            denoiser = PixArtTransformer2DModel.from_pretrained(folder, local_files_only=True)
+            denoiser = _transformer().from_pretrained(folder, local_files_only=True)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.options.seed)
-                denoiser = PixArtTransformer2DModel(**CONFIG)
+                denoiser = _transformer()(**CONFIG)
         module: nn.Module = denoiser.to(device, dtype).eval()
         return module
 
@@ -105,10 +111,9 @@ class CLASS(st.ModelFamily["CLASS.Options"]):
     @classmethod
     def tiny(cls, directory: Path) -> Self:
         import torch
-        from diffusers import PixArtTransformer2DModel
 
         small = CONFIG | {"num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            PixArtTransformer2DModel(**small).save_pretrained(directory / "transformer")
+            _transformer()(**small).save_pretrained(directory / "transformer")
         return cls(cls.Options(checkpoint=str(directory)))
