@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nox
 import nox.project
+from packaging.version import Version
 
 ROOT = Path(__file__).parent
 CORE = ROOT / "core"
@@ -82,8 +83,13 @@ def minimums(session: nox.Session) -> None:
     Torch stays at the tested version unless ``-- torch`` is given: older builds are gigabytes that few machines need.
     """
     folders = [CORE, *PLUGINS.values()]
-    lowest = sorted({pin for folder in folders for pin in _lowest(folder) if _is_wanted(pin, session.posargs)})
-    session.install(*TEST_TOOLS, *PICTURES, "import-linter", *BUILD_TOOLS, *lowest, *_kept("torch"))
+    lowest = _lowest(folders)
+    if "torch" not in session.posargs:
+        lowest["torch"] = _tested("torch")
+    pins = [f"{name}=={version}" for name, version in lowest.items()]
+    session.install(
+        *TEST_TOOLS, *BUILD_TOOLS, *(need for folder in folders for need in _extra(folder, "testing")), *pins
+    )
     session.install("--no-build-isolation", "--no-deps", *_editable(folders))
     session.run("python", "-m", "pytest", "core/tests", "plugins", "-n", "2", "--dist", "loadfile", env=_quiet())
 
@@ -158,7 +164,8 @@ def wheels(session: nox.Session) -> None:
 def _install(session: nox.Session, packages: tuple[str, ...], plugins: list[Path]) -> None:
     """Core and plugins as editable installs, built by the pinned tools, with everything they depend on."""
     session.install(*CONSTRAINTS, *BUILD_TOOLS, *packages)
-    session.install(*CONSTRAINTS, "--no-build-isolation", *_editable([CORE, *plugins]))
+    for_tests = [need for folder in plugins for need in _extra(folder, "testing")] if "pytest" in packages else []
+    session.install(*CONSTRAINTS, "--no-build-isolation", *for_tests, *_editable([CORE, *plugins]))
     _uninstall_strangers(session, {_distribution(folder) for folder in (CORE, *plugins)})
 
 
@@ -209,6 +216,13 @@ def _requirements(folder: Path) -> list[str]:
     return requirements
 
 
+def _extra(folder: Path, name: str) -> list[str]:
+    """What a package's extra asks for; nothing where it has no such extra."""
+    extras = _project(folder).get("optional-dependencies", {})
+    assert isinstance(extras, dict)
+    return list(extras.get(name, []))
+
+
 def _with_needed(folders: list[Path]) -> list[Path]:
     """These plugins and the plugins of this tree that they depend on."""
     by_name = {_distribution(folder): folder for folder in PLUGINS.values()}
@@ -223,18 +237,20 @@ def _with_needed(folders: list[Path]) -> list[Path]:
     return found
 
 
-def _lowest(folder: Path) -> list[str]:
-    """``name==x`` for every dependency ``name>=x`` of a package."""
-    bounds = (re.match(r"([\w.-]+)\s*(?:\[.*\])?>=\s*([\w.]+)", requirement) for requirement in _requirements(folder))
-    return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound and not bound[1].startswith("st-")]
+def _lowest(folders: list[Path]) -> dict[str, str]:
+    """The lowest version of each dependency that all of these packages take: of ``name>=x``, the largest x."""
+    found: dict[str, str] = {}
+    for requirement in (requirement for folder in folders for requirement in _requirements(folder)):
+        bound = re.match(r"([\w.-]+)\s*(?:\[.*\])?>=\s*([\w.]+)", requirement)
+        if bound and not bound[1].startswith("st-"):
+            found[bound[1]] = max(found.get(bound[1], "0"), bound[2], key=Version)
+    return found
 
 
-def _is_wanted(pin: str, given: list[str]) -> bool:
-    return not pin.startswith("torch==") or "torch" in given
-
-
-def _kept(name: str) -> list[str]:
-    return [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith(f"{name}==")]
+def _tested(name: str) -> str:
+    """The version of a package in ``constraints.txt``."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix(f"{name}==") for line in lines if line.startswith(f"{name}=="))
 
 
 def _quiet(threads: int | None = 1) -> dict[str, str | None]:

@@ -2,8 +2,8 @@
 
     python benchmarks/child.py MODULE CASE ARGUMENTS-AS-JSON
 
-calls ``CASES[CASE](*ARGUMENTS)`` of a module beside this one and prints its answer as a line of JSON behind MARK. Imports
-next to nothing itself, so that what a case imports is what its process has imported.
+calls ``CASES[CASE](*ARGUMENTS)`` of a module beside this one and prints its answer as a line of JSON behind MARK.
+Imports next to nothing itself, so that what a case imports is what its process has imported.
 """
 
 from __future__ import annotations

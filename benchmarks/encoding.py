@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import process_time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from figure import Bar, Figure, median
 from pictures import caption, write_photos
@@ -15,10 +16,11 @@ from processes import once
 from settings import write_run_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from st.data.cache import CacheOptions
     from st.data.encoder import Encoder, LatentCodec
     from st.data.prepare import PreparedSet
-    from torch import Tensor
 
 Answer = list[dict[str, float]]
 """Per round, milliseconds for each thing that is encoded: ``floor``, ``network`` (a part of it) and ``ours``."""
@@ -32,9 +34,8 @@ def measure(scratch: Path, quick: bool) -> list[Figure]:
     pictures, captions, turns = (16, 16, 1) if quick else (96, 256, 4)
     photos = write_photos(scratch / "photos", pictures, (3 * SIZE, 3 * SIZE))
     file = write_run_file(scratch / "run", photos, {"resolution": SIZE})
-    log = scratch / "log.txt"
-    by_picture = once(("encoding", "pictures", [str(file), str(photos), turns]), log)
-    by_caption = once(("encoding", "captions", [str(scratch / "texts"), captions, turns]), log)
+    inputs = [str(file), str(photos), str(scratch / "texts"), captions, turns]
+    by_picture, by_caption = once((GROUP, "both", inputs), scratch / "log.txt")
     shutil.rmtree(photos)
     return [
         _figure(by_picture, f"fill the cache with latents, per picture of {SIZE} px", "read, decode, resize, encode"),
@@ -49,9 +50,15 @@ def _figure(answer: Answer, what: str, work: str) -> Figure:
     return Figure(GROUP, what, value, "x", BAR, f"{floor:.2f} ms", f"{ours:.2f} ms", detail)
 
 
+def both(run_file: str, photos: str, texts: str, count: int, turns: int) -> tuple[Answer, Answer]:
+    """In one process, since most of its time goes into imports."""
+    return pictures(run_file, photos, turns), captions(texts, count, turns)
+
+
 def pictures(run_file: str, photos: str, turns: int) -> Answer:
     """Encode the pictures of a run file barely and by ``fill``, in turn."""
     from networks import Autoencoder
+
     from st.assembly import assemble
     from st.report.report import Report
     from st.train.stages import read_data
@@ -63,7 +70,7 @@ def pictures(run_file: str, photos: str, turns: int) -> Answer:
     def calls() -> Iterator[Callable[[], object]]:
         for start in range(0, len(files), BATCH):
             pixels = _decoded(files[start : start + BATCH])
-            yield lambda: codec.network.encode(pixels * 2 - 1).latent_dist.mode()
+            yield partial(_latents, codec.network, pixels)
 
     def ours(options: CacheOptions) -> float:
         return _filled(sets, codec, (), options, ())
@@ -74,6 +81,7 @@ def pictures(run_file: str, photos: str, turns: int) -> Answer:
 def captions(folder: str, count: int, turns: int) -> Answer:
     """Encode captions barely, neighbours of about one length, and by ``fill``, in turn."""
     from networks import Autoencoder, LanguageModel, tokens
+
     from st.data.cache import CacheOptions
 
     codec, encoder = Autoencoder(), LanguageModel()
@@ -82,12 +90,17 @@ def captions(folder: str, count: int, turns: int) -> Answer:
     def calls() -> Iterator[Callable[[], object]]:
         for start in range(0, count, BATCH):
             ids, mask, _ = tokens(texts[start : start + BATCH])
-            yield lambda: encoder.network(input_ids=ids, attention_mask=mask)
+            yield partial(encoder.network, input_ids=ids, attention_mask=mask)
 
     def ours(options: CacheOptions) -> float:
         return _filled((), codec, (encoder,), options, texts)
 
-    return _in_turn(calls, ours, CacheOptions(url=folder), count, turns)
+    return _in_turn(calls, ours, CacheOptions.model_validate({"url": folder}), count, turns)
+
+
+def _latents(network: Any, pixels: Tensor) -> Tensor:
+    latents: Tensor = network.encode(pixels * 2 - 1).latent_dist.mode()
+    return latents
 
 
 def _decoded(files: Sequence[Path]) -> Tensor:
@@ -112,7 +125,7 @@ def _in_turn(
     count: int,
     turns: int,
 ) -> Answer:
-    """calls: prepares each batch and yields the network's call. ours: CPU seconds of filling a cache. The first is warm-up."""
+    """The first turn is warm-up. calls: prepares each batch and yields the network's call. ours: CPU seconds."""
     import torch
 
     answer = []
@@ -146,6 +159,7 @@ def _filled(
 ) -> float:
     """CPU seconds of filling an empty cache."""
     import torch
+
     from st.data.cache import Cache
     from st.data.encoding import fill
     from st.data.index import Index
@@ -174,4 +188,4 @@ def _filled(
     return spent
 
 
-CASES: dict[str, Callable[..., Answer]] = {"pictures": pictures, "captions": captions}
+CASES: dict[str, Callable[..., tuple[Answer, Answer]]] = {"both": both}

@@ -18,7 +18,10 @@ HELP = "import sys; from st.cli import run; sys.exit(run(['--help']))"
 
 def measure(scratch: Path, quick: bool, made: Prepared) -> list[Figure]:
     return [
-        *(_first_step(scratch, 1 if quick else 3, made, adapter) for adapter in (("full",) if quick else ("full", "lora"))),
+        *(
+            _first_step(scratch, 1 if quick else 3, made, adapter)
+            for adapter in (("full",) if quick else ("full", "lora"))
+        ),
         _help(2 if quick else 11),
     ]
 
@@ -29,7 +32,9 @@ def _first_step(scratch: Path, turns: int, made: Prepared, adapter: str) -> Figu
         "raw": (GROUP, "raw", made.raw_case("raw", adapter=adapter)[2]),
         "st": (GROUP, "st", [str(file)]),
     }
-    found = {name: [one["cpu"] for one in answers] for name, answers in rounds(cases, turns, scratch / "log.txt").items()}
+    found = {
+        name: [one["cpu"] for one in answers] for name, answers in rounds(cases, turns, scratch / "log.txt").items()
+    }
     ratio = median([one / other for one, other in zip(found["st"], found["raw"], strict=True)])
     floor, ours = (shown(median(found[name]), "s") for name in ("raw", "st"))
     what = f"launch to first step with warm caches, {adapter} training"

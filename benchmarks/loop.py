@@ -17,34 +17,37 @@ STEPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of training. turns: how often each program is let run, on a whole and on a quick measurement."""
+    """One kind of training. size: the denoiser's, where it is not the one that is measured. turns: of each program."""
 
     adapter: str
     precision: str
     batch: int
     size: str = ""
-    turns: tuple[int, int] = (12, 0)
+    turns: int = 12
 
     @property
     def name(self) -> str:
         return f"{self.adapter} training, {self.precision}, batch {self.batch}"
 
 
-KINDS = (Kind("full", "fp32", 8, turns=(12, 2)), Kind("lora", "fp32", 8), Kind("lora", "bf16", 8))
-TINY = Kind("full", "fp32", 8, "tiny", turns=(40, 2))
+KINDS = (Kind("full", "fp32", 8), Kind("lora", "fp32", 8), Kind("lora", "bf16", 8))
+TINY = Kind("full", "fp32", 8, "tiny", turns=40)
+TOY = Kind("full", "fp32", 8, turns=2)
 
 
 def measure(scratch: Path, quick: bool, made: Prepared) -> list[Figure]:
-    found = [(kind, _turns(scratch, quick, made, kind)) for kind in KINDS if kind.turns[quick]]
-    figures = [_ratio(kind, turns) for kind, turns in found]
-    return [*figures, _overhead(TINY, _turns(scratch, quick, made, TINY))]
+    log = scratch / "log.txt"
+    if quick:
+        turns = _turns(made, TOY, log)
+        return [_ratio(TOY, turns), _overhead(TOY, turns)]
+    return [*(_ratio(kind, _turns(made, kind, log)) for kind in KINDS), _overhead(TINY, _turns(made, TINY, log))]
 
 
-def _turns(scratch: Path, quick: bool, made: Prepared, kind: Kind) -> list[Turn]:
+def _turns(made: Prepared, kind: Kind, log: Path) -> list[Turn]:
     settings = {"adapter": kind.adapter, "precision": kind.precision, "size": kind.size}
     file = made.run_file(f"{kind.adapter}-{kind.precision}{kind.size}", batch=kind.batch, **settings)
     floor = made.raw_case("raw", kind.batch, STEPS, **settings)
-    return alternating(floor, ("loop", "st", [str(file), STEPS]), kind.turns[quick], scratch / "log.txt")
+    return alternating(floor, ("loop", "st", [str(file), STEPS]), kind.turns, log)
 
 
 def _ratio(kind: Kind, turns: list[Turn]) -> Figure:

@@ -12,9 +12,10 @@ from st import Encoder, LatentCodec
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
+
     from st import Input
     from st.data.encoder import Encode
-    from torch import Tensor
 
 VOCABULARY, BUDGET = 512, 128
 WORD = re.compile(r"\w+")
@@ -27,7 +28,8 @@ def autoencoder() -> Any:
 
     torch.manual_seed(0)
     widths = (16, 32, 32, 32)
-    made = AutoencoderKL(
+    upstream: Any = AutoencoderKL
+    made = upstream(
         latent_channels=16,
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -56,7 +58,8 @@ def language_model() -> Any:
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
     )
-    return T5EncoderModel(config).eval().requires_grad_(False)
+    upstream: Any = T5EncoderModel
+    return upstream(config).eval().requires_grad_(False)
 
 
 def tokens(captions: Sequence[str]) -> tuple[Tensor, Tensor, list[int]]:

@@ -1,4 +1,4 @@
-"""Pictures to measure with: made here from seeded random numbers, with about the detail and file size of photographs."""
+"""Pictures to measure with: made from seeded random numbers, with about the detail and file size of photographs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 SMALL = tuple((16 * width, 16 * height) for width in range(4, 14, 2) for height in range(4, 20, 2))
 """Forty sizes of a few kilobytes each, (width, height): scanning reads headers, whatever follows them."""
 
-WORDS = "a photo of an old red boat on the quiet lake at dusk with tall green trees and one small house".split()
+WORDS = ("a", "photo", "of", "an", "old", "red", "boat", "on", "the", "quiet", "lake", "at", "dusk", "with", "trees")
 
 
 def jpeg(size: tuple[int, int], seed: int) -> bytes:

@@ -50,14 +50,28 @@ def prepare(scratch: Path, quick: bool) -> Prepared:
     """Write pictures and a denoiser with random weights, and fill both caches."""
     made, log = Prepared(scratch / "prepared", "tiny" if quick else "small"), scratch / "log.txt"
     write_photos(made.photos, PICTURES, (3 * EDGE, 3 * EDGE))
-    once(("prepared", "weights", [str(made.folder), sorted({made.size, "tiny"})]), log)
-    once(("prepared", "caches", [str(made.run_file("first")), str(made.photos), str(made.cached)]), log)
+    inputs = [
+        str(made.folder),
+        sorted({made.size, "tiny"}),
+        str(made.run_file("first")),
+        str(made.photos),
+        str(made.cached),
+    ]
+    once(("prepared", "all", inputs), log)
     return made
 
 
-def write_weights(folder: str, sizes: list[str]) -> bool:
+def write_all(folder: str, sizes: list[str], run_file: str, photos: str, cached: str) -> bool:
+    """Denoisers first, since the first run trains one of them."""
+    write_weights(folder, sizes)
+    fill_caches(run_file, photos, cached)
+    return True
+
+
+def write_weights(folder: str, sizes: list[str]) -> None:
     """Denoisers of the pocket family, each below the folder under the name of its size."""
     import torch
+
     from st_pocket.family import Pocket, PocketOptions
 
     for size in sizes:
@@ -68,15 +82,15 @@ def write_weights(folder: str, sizes: list[str]) -> bool:
             # The family begins with zeros, and products with zeros may be quicker than training is.
             weight.data += 0.02 * torch.randn(weight.shape, generator=draws)
         family.save_checkpoint(denoiser, Path(folder) / size)
-    return True
 
 
-def fill_caches(run_file: str, photos: str, cached: str) -> bool:
+def fill_caches(run_file: str, photos: str, cached: str) -> None:
     """One step of ``st``, which fills its cache; and the same latents and embeddings in one file for the bare loop."""
     import numpy as np
     import torch
     from PIL import Image
     from safetensors.torch import save_file
+
     from st import Input
     from st.cli import run
     from st_pocket.family import Pocket, PocketOptions
@@ -93,7 +107,6 @@ def fill_caches(run_file: str, photos: str, cached: str) -> bool:
         words = read([Input("", caption=text) for text in texts])
     rows = [{**one, **other} for one, other in zip(latents, words, strict=True)]
     save_file({name: torch.stack([row[name] for row in rows]).contiguous() for name in rows[0]}, cached)
-    return True
 
 
-CASES: dict[str, Callable[..., bool]] = {"weights": write_weights, "caches": fill_caches}
+CASES: dict[str, Callable[..., bool]] = {"all": write_all}

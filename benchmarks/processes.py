@@ -1,4 +1,4 @@
-"""Processes: pieces of work measured each in a fresh interpreter, in turn, so that drift and neighbours hit all alike."""
+"""Processes: pieces of work, each in an interpreter of its own, in turn, so that neighbours and drift hit all alike."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ class Turn:
 def alternating(floor: Case, ours: Case, turns: int, log: Path) -> list[Turn]:
     """Two programs that report (steps, CPU seconds) every few steps and then wait, each run while the other waits.
 
-    Their first report is warm-up. What a program does in the background while it should wait counts: the clock is that of
-    the whole process and is read at the end of a turn only.
+    Their first report is warm-up. What a program does in the background while it should wait counts: the clock is that
+    of the whole process and is read at the end of a turn only.
     """
     with running(floor, log) as first, running(ours, log) as second:
         pair = (first, second)

@@ -1,8 +1,8 @@
 """The floor of training: a hand-written PyTorch loop on the pocket model, with nothing around the mathematics.
 
-It does in every step what a run of ``st`` does: rows out of memory, noise and times drawn row by row from seeded generators,
-the forward pass, the weighted loss, the backward pass, clipping by norm, fused AdamW. It reads no settings, writes nothing
-and tells nobody. It imports nothing of ``st``.
+It does in every step what a run of ``st`` does: rows out of memory, noise and times drawn row by row from seeded
+generators, the forward pass, the weighted loss, the backward pass, clipping by norm, fused AdamW. It reads no settings,
+writes nothing and tells nobody. It imports nothing of ``st``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What the loop trains. cached: a safetensors file of ``latents``, ``words`` and ``pooled``, one row per picture."""
+    """What the loop trains. cached: a safetensors file of ``latents``, ``words`` and ``pooled``, a row per picture."""
 
     cached: str
     checkpoint: str
@@ -36,7 +36,8 @@ def load_denoiser(raw: Raw) -> tuple[Any, list[Tensor]]:
     """The denoiser in training mode, and the weights that learn."""
     low = raw.precision == "bf16" and raw.adapter == "lora"
     dtype = torch.bfloat16 if low else torch.float32
-    denoiser = SD3Transformer2DModel.from_pretrained(raw.checkpoint, torch_dtype=dtype, local_files_only=True)
+    upstream: Any = SD3Transformer2DModel
+    denoiser = upstream.from_pretrained(raw.checkpoint, torch_dtype=dtype, local_files_only=True)
     if raw.adapter == "lora":
         from peft import LoraConfig
 
@@ -86,7 +87,8 @@ def loss_of(denoiser: Any, raw: Raw, batch: dict[str, Tensor], first: int) -> Te
             return_dict=False,
         )[0]
     error = (prediction.float() - clean) ** 2
-    return (error.flatten(1).mean(1) * t.clamp(min=FLOOR) ** -2).mean()
+    loss: Tensor = (error.flatten(1).mean(1) * t.clamp(min=FLOOR) ** -2).mean()
+    return loss
 
 
 def train(raw: Raw, steps: int) -> None:
@@ -98,7 +100,7 @@ def train(raw: Raw, steps: int) -> None:
     for step in range(steps):
         picked = next(chosen)
         batch = {name: tensor[picked] for name, tensor in data.items()}
-        loss_of(denoiser, raw, batch, step * raw.batch).backward()
+        torch.autograd.backward(loss_of(denoiser, raw, batch, step * raw.batch))
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

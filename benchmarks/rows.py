@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING
@@ -14,10 +14,13 @@ from processes import Case, rounds
 
 if TYPE_CHECKING:
     from st.data.index import Listing
+    from st.data.sample import Sample
 
 Answer = dict[str, float]
 GROUP = "rows"
-FLOOR = "over the bare interpreter, imports included; the floor: a columnar read, buckets in whole arrays, a sort by bucket"
+FLOOR = (
+    "over the bare interpreter, imports included; the floor: a columnar read, buckets in whole arrays, a sort by bucket"
+)
 
 
 def measure(scratch: Path, quick: bool) -> list[Figure]:
@@ -104,6 +107,7 @@ def index_and_shuffle(table: str, crop: bool) -> Answer:
     crop: draw a square crop for each row.
     """
     import pyarrow.parquet as pq
+
     from st.data.backend import DataBackend
     from st.data.buckets import BatchShape
     from st.data.dataset import DatasetConfig, DatasetOptions
@@ -115,7 +119,7 @@ def index_and_shuffle(table: str, crop: bool) -> Answer:
     from st.report.report import Report
 
     class TableBackend(DataBackend):
-        def samples(self, unreadable: Callable[[str, str], None]) -> object:
+        def samples(self, unreadable: Callable[[str, str], None]) -> Iterator[Sample]:
             raise NotImplementedError
 
         def read(self, key: str) -> bytes:
@@ -124,7 +128,7 @@ def index_and_shuffle(table: str, crop: bool) -> Answer:
         def table(self, known: object, unreadable: Callable[[str, str], None]) -> Listing:
             return Listing(pq.read_table(table))
 
-    options = DatasetOptions(url=table, resolution=1024, crop=crop)
+    options = DatasetOptions.model_validate({"url": table, "resolution": 1024, "crop": crop})
     config = DatasetConfig(options, Options(), "table")
     one = prepare_set(config, TableBackend(table, Options()), GeometryRule(multiple=16), seed=1, report=Report.silent())
     plan = Plan([one], BatchShape(8), seed=1)

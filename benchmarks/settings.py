@@ -44,7 +44,7 @@ ADAPTERS = {"full": 'kind = "full"', "lora": 'kind = "lora"\nrank = 16'}
 
 
 def write_run_file(folder: Path, photos: Path, changes: Mapping[str, object]) -> Path:
-    """A run file in ``folder``, whose runs write below it. Raises KeyError for a change that the text has no place for."""
+    """A run file in ``folder``, whose runs write below it. Raises KeyError for a change that TEXT has no place for."""
     settings: dict[str, object] = {
         "output": str(folder / "run"),
         "cache": str(folder / "cache"),

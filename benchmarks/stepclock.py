@@ -27,7 +27,7 @@ def report_first_step() -> None:
 
 
 def report_turns(steps: int) -> None:
-    """Say (steps taken, CPU seconds) after every so many steps, then wait for a line of input; leave where it has ended."""
+    """Say (steps taken, CPU seconds) after every so many steps, then wait for a line of input; leave where it ends."""
     taken = 0
 
     def count(optimizer: Any, arguments: Any, keywords: Any) -> None:

@@ -8,9 +8,10 @@ from figure import Bar, Figure, shown
 
 HEAD = """# Benchmarks
 
-What the trainer costs beyond the work itself, as ratios within one run. `floor` is a bare program that does the same work.
-Seconds are CPU seconds of the whole process, all of its threads, with one thread for the mathematics: on an idle core that
-is what a clock on the wall shows, and on a busy machine it is far steadier. Programs that are compared run in turn.
+What the trainer costs beyond the work itself, as ratios within one run. `floor` is a bare program that does the same
+work. Seconds are CPU seconds of the whole process, all of its threads, with one thread for the mathematics: on an idle
+core that is what a clock on the wall shows, and on a busy machine it is far steadier. Programs that are compared run in
+turn.
 
 """
 
@@ -20,14 +21,18 @@ def markdown(figures: Sequence[Figure], date: str, machine: str, command: str, m
     lines = [
         f"Measured on {date} in {minutes:.0f} minutes with `{command}` on {machine}.",
         "",
-        "| what | floor | `st` | figure | bar | holds |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *(_row(figure) for figure in figures),
+        *rows_of(figures, head=True),
         "",
         *(f"- {figure.what}: {figure.detail}." for figure in figures if figure.detail),
         "",
     ]
     return HEAD + "\n".join(lines)
+
+
+def rows_of(figures: Sequence[Figure], head: bool = False) -> list[str]:
+    """Lines of the table."""
+    heading = ["| what | floor | `st` | figure | bar | holds |", "| --- | --- | --- | --- | --- | --- |"]
+    return [*(heading if head else ()), *(_row(figure) for figure in figures)]
 
 
 def _row(figure: Figure) -> str:

@@ -160,3 +160,10 @@ def test_every_option_of_a_section_is_documented(section: str) -> None:
     fields = section_options(section).model_fields
 
     assert [name for name, field in fields.items() if not (field.description or "").endswith(".")] == []
+
+
+def test_mistyped_choice_is_answered_with_the_closest(configure: Callable[..., RunConfig]) -> None:
+    with pytest.raises(ProblemsFound) as raised:
+        configure('plugins = ["quill"]\nprecision = "bf17"')
+
+    assert [problem.fix for problem in raised.value.problems] == ["Did you mean 'bf16'?"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
@@ -114,7 +115,8 @@ class Reader:
             elif several[0]["type"] in {"value_error", "assertion_error"}:
                 self.refuse(place, f"{_own_words(several[0]).rstrip('.')}.")
             else:
-                self.refuse(place, f"must be {either(dict.fromkeys(_expected(details) for details in several))}.")
+                meant = did_you_mean(str(self.at(place)), [name for details in several for name in _choices(details)])
+                self.refuse(place, f"must be {either(dict.fromkeys(map(_expected, several)))}.", fix=meant)
 
     def _written(self, location: Location, details: ErrorDetails) -> Location:
         """The place that an error is about, without the names of union members that pydantic puts into it."""
@@ -211,6 +213,12 @@ def _expected(details: ErrorDetails) -> str:
         return _KINDS[family]
     message = details["msg"].removeprefix("Input should be ")
     return message[:1].lower() + message[1:]
+
+
+def _choices(details: ErrorDetails) -> list[str]:
+    """The words that could be written instead; none where an option is not a choice of words."""
+    expected = str(details.get("ctx", {}).get("expected", "")) if details["type"] == "literal_error" else ""
+    return re.findall(r"'([^']*)'", expected)
 
 
 def _number(value: object) -> object:

@@ -35,12 +35,23 @@ class RemoteFolderBackend(FolderBackend):
         folder = Path(options.local).expanduser()
         self.copies = LocalCopies(folder, options.local_bytes) if options.local else None
 
+    def store_at(self, url: str) -> Store:
+        """The store behind a url of the data set's table. Masks and references may lie on this machine."""
+        from st.data.store import Store
+
+        scheme, colon, _ = url.partition(":")
+        return Store.at(url) if scheme == "file" or not colon else self.remote_store(url)
+
+    def remote_store(self, url: str) -> Store:
+        """The store behind a url that is not a path of this machine."""
+        return self.open_store(url, self.options)
+
     @abstractmethod
     def version(self, store: Store, key: str) -> str:
         """What changes when an object does (an ETag, a commit); '' where it is not known, and no copy is used."""
 
     def fetch(self, store: Store, key: str) -> bytes:
-        version = self.version(store, key) if self.copies else ""
+        version = self.version(store, key) if self.copies and not store.is_local else ""
         if not (self.copies and version):
             return super().fetch(store, key)
         return self.copies.read(f"{store}/{key}", version, lambda: store.read(key))

@@ -98,7 +98,8 @@ class SpoilingProxy:
         self.lines.append(line)
         kind = self._kind(line.partition(" ")[0])
         if kind in self.errors:
-            writer.write(self.errors[kind])
+            head, end, body = self.errors[kind].partition(b"\r\n\r\n")
+            writer.write(head + end + (b"" if line.startswith("HEAD ") else body))
             return
         if kind == "reset":
             _reset(writer)

@@ -45,12 +45,15 @@ class Saver:
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._failures: list[OSError] = []
+        self._room: Mapping[str, Any] = {}
 
     def save(self, step: int, states: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Copy the states now, write them later."""
         started = time.perf_counter()
         self.wait()
-        parcel = Parcel(step, snapshot(dict(states)), facts)
+        # The parcel before is written, and makes room for this one.
+        self._room = snapshot(dict(states), self._room)
+        parcel = Parcel(step, self._room, facts)
         stalled = time.perf_counter() - started
         self._writing = self._writer.submit(self._write, parcel, stalled)
 

@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 _TENSOR, _ITEMS, _TUPLE = "$tensor", "$items", "$tuple"
 
 
-def snapshot(state: Any) -> Any:
-    """The same state with every tensor copied to the CPU, so that training can go on while it is written."""
+def snapshot(state: Any, room: Any = None) -> Any:
+    """The same state with every tensor copied to the CPU, so that training can go on while it is written.
+
+    room: an earlier snapshot that nobody reads any more. Its tensors are written over where they fit: memory that is
+    fresh from the system is cleared page by page as it is first touched, which takes longer than the copy.
+    """
     if isinstance(state, torch.Tensor):
+        if isinstance(room, torch.Tensor) and room.shape == state.shape and room.dtype == state.dtype:
+            return room.copy_(state.detach())
         return state.detach().to("cpu", copy=True).contiguous()
     if isinstance(state, dict):
-        return {key: snapshot(value) for key, value in state.items()}
+        by_key = room if isinstance(room, dict) else {}
+        return {key: snapshot(value, by_key.get(key)) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(snapshot(value) for value in state)
+        by_place = [*room] if isinstance(room, (list, tuple)) and len(room) == len(state) else [None] * len(state)
+        return type(state)(snapshot(value, place) for value, place in zip(state, by_place, strict=True))
     return state
 
 

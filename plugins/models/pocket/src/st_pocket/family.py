@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -58,7 +59,8 @@ class PocketOptions(Options):
 
     @model_validator(mode="after")
     def _random_weights_only(self) -> Self:
-        moot = sorted({"size", "seed"} & self.model_fields_set)
+        # Compared with the defaults, not with what was written: a saved run's settings name every option.
+        moot = [name for name in ("size", "seed") if getattr(self, name) != type(self).model_fields[name].default]
         if self.checkpoint and moot:
             raise ValueError(f"{' and '.join(moot)} have no effect on a checkpoint; delete them, or the checkpoint")
         return self
@@ -69,7 +71,7 @@ class Pocket(ModelFamily[PocketOptions]):
 
     Diffusers' SD3Transformer2DModel, unmodified, on the pixels themselves. It predicts the clean picture: a picture is
     simpler than noise, and a denoiser as narrow as this one can only say simple things (Li and He 2025,
-    arXiv:2511.13720). Train it with ``[weighting] kind = "inverse_square"``, which scores velocities.
+    arXiv:2511.13720). The default weighting is ``inverse_square``, which scores velocities.
     """
 
     Options: ClassVar[type[PocketOptions]] = PocketOptions
@@ -77,6 +79,7 @@ class Pocket(ModelFamily[PocketOptions]):
     geometry = GeometryRule(multiple=2 * EDGE, max_pixels=(PLACES * EDGE) ** 2 // 4)
     path = staticmethod(straight)
     target = staticmethod(clean)
+    defaults = MappingProxyType({"weighting": {"kind": "inverse_square"}})
 
     def codec(self) -> LatentCodec:
         return SpaceToDepth(EDGE)

@@ -1,0 +1,72 @@
+"""The benchmarks run, and their table says what the issue of speed asks. No time is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BARS = {
+    "loop": [("x", 1.02)],
+    "launch": [("s", 0.25), ("x", 1.3)],
+    "scan": [("x", 2.0), ("x", 2.0)],
+    "rows": [("MB", 400.0), ("MB", 400.0), ("s", 3.0), ("s", 3.0)],
+    "encoding": [("x", 1.2), ("x", 1.2)],
+    "feeding": [("%", 95.0)],
+    "saving": [("%", 5.0)],
+    "draws": [("%", 1.0)],
+}
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every benchmark at its toy size left behind."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(output: Path) -> dict[str, Any]:
+    (file,) = output.glob("*.json")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_bar_is_measured(results: dict[str, Any]) -> None:
+    found = {
+        group: sorted(
+            (one["unit"], one["bar"]["limit"]) for one in results["figures"] if one["group"] == group and one["bar"]
+        )
+        for group in BARS
+    }
+
+    assert found == BARS
+
+
+def test_figures_are_numbers_beside_their_floor(results: dict[str, Any]) -> None:
+    for one in results["figures"]:
+        assert isinstance(one["value"], float) and one["floor"] and one["ours"], one
+
+
+def test_table_has_a_row_for_each_figure(output: Path, results: dict[str, Any]) -> None:
+    lines = (output / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == [one["what"] for one in results["figures"]]
+    assert {row.count("|") for row in rows} == {7}
+
+
+def test_page_names_date_command_and_machine_in_words(output: Path, results: dict[str, Any]) -> None:
+    text = (output / "benchmarks.md").read_text(encoding="utf-8")
+
+    assert f"Measured on {results['date']}" in text and "`nox -s bench`" in text and results["machine"] in text
+    assert not [word for word in (str(ROOT), os.uname().nodename, str(output)) if word in text]
