@@ -106,7 +106,7 @@ def test_what_is_not_there_is_said(pipelines: Any, location: str, message: str) 
 def test_a_denoiser_in_another_folder_is_pointed_at(pipelines: Any, tmp_path: Path) -> None:
     another(pipelines, tmp_path / "own" / "elsewhere")
 
-    with pytest.raises(StError, match="has no 'transformer/config.json'") as raised:
+    with pytest.raises(StError, match="has no 'transformer/config\\.json'") as raised:
         pipelines.family(denoiser=str(tmp_path / "own")).load_denoiser(CPU, torch.float32)
 
     assert raised.value.why == "there is one in elsewhere"
@@ -132,3 +132,15 @@ def test_a_single_file_of_something_else_is_refused(pipelines: Any, tmp_path: Pa
 
     with pytest.raises(StError, match=r"model\.denoiser = .* is not a model of this family"):
         pipelines.family(denoiser=str(tmp_path / "one.safetensors")).load_denoiser(CPU, torch.float32)
+
+
+def test_weights_that_are_missing_are_not_made_up(pipelines: Any, tmp_path: Path) -> None:
+    weights = another(pipelines, tmp_path / "own")
+    del weights["transformer_blocks.1.attn.to_q.bias"]
+    save_file(weights, tmp_path / "own" / FILE, {"format": "pt"})
+    family = pipelines.family(denoiser=str(tmp_path / "own"), denoiser_subfolder="")
+
+    with pytest.raises(StError, match="is not a model of this family") as raised:
+        family.load_denoiser(CPU, torch.float32)
+
+    assert raised.value.why == "1 of its weights are not there, such as 'transformer_blocks.1.attn.to_q.bias'"

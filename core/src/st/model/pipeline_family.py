@@ -109,19 +109,13 @@ class PipelineFamily(ModelFamily[P]):
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         self._check()
-        kind, variant = self._denoiser_class(), self.options.variant or None
         weights = self._weights()
-        denoiser: nn.Module
         if weights is None:
-            folder = self.folder.root([self.denoiser]) / self.denoiser
-            denoiser = kind.from_pretrained(folder, dtype=dtype, variant=variant, use_safetensors=True)
+            denoiser = self._from_folder("checkpoint", self.folder.root([self.denoiser]) / self.denoiser, dtype)
         elif weights.is_file:
             denoiser = self._from_file(weights.file(), dtype)
         else:
-            found = read_json(weights.folder() / "config.json").get("_class_name")
-            if found != kind.__name__:
-                raise self._foreign("denoiser", f"it is a {found}; {kind.__name__} is needed")
-            denoiser = kind.from_pretrained(weights.folder(), dtype=dtype, variant=variant, use_safetensors=True)
+            denoiser = self._from_folder("denoiser", weights.folder(), dtype)
         return denoiser.to(device).eval()
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
@@ -235,6 +229,20 @@ class PipelineFamily(ModelFamily[P]):
         subfolder = self.denoiser if options.denoiser_subfolder is None else options.denoiser_subfolder
         return Weights(options.denoiser, subfolder, variant=options.variant)
 
+    def _from_folder(self, option: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+        kind, variant = self._denoiser_class(), self.options.variant or None
+        found = read_json(folder / "config.json").get("_class_name")
+        if found != kind.__name__:
+            raise self._foreign(option, f"it is a {found}; {kind.__name__} is needed")
+        denoiser: nn.Module
+        denoiser, loading = kind.from_pretrained(
+            folder, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True
+        )
+        if absent := loading["missing_keys"]:
+            # diffusers would train what is missing from random numbers.
+            raise self._foreign(option, f"{len(absent)} of its weights are not there, such as {sorted(absent)[0]!r}")
+        return denoiser
+
     def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:
         """A single file as its makers or diffusers wrote it; what it belongs into is the checkpoint's denoiser."""
         kind = self._denoiser_class()
@@ -246,7 +254,7 @@ class PipelineFamily(ModelFamily[P]):
                 str(file), config=str(root), subfolder=self.denoiser, dtype=dtype, local_files_only=True
             )
         except (LookupError, ValueError, RuntimeError) as error:
-            raise self._foreign("denoiser", str(error).splitlines()[0]) from error
+            raise self._foreign("denoiser", f"{type(error).__name__}: {error}".splitlines()[0]) from error
         absent = [name for name, parameter in denoiser.named_parameters() if parameter.is_meta]
         if absent:
             raise self._foreign("denoiser", f"{len(absent)} of its weights are not there, such as {absent[0]!r}")

@@ -68,4 +68,3 @@ def no_places(count: int, device: torch.device) -> Tensor:
     import torch
 
     return torch.zeros(count, 3, device=device)
-

@@ -1,0 +1,239 @@
+"""Flux: Flux.1 as diffusers has it, asked the way its pipeline asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
+from st.diffusion.path import straight
+from st.diffusion.shift import exponential_shift
+from st.diffusion.target import velocity
+from st.model.pipeline_family import PipelineFamily
+from st_flux.assistant import add_assistant, find_assistant, without_assistant
+from st_flux.flavours import TARGETS, FluxOptions
+from st_flux.packing import EDGE, attention_mask, no_places, pack, places, reference_places, unpack
+from st_flux.projections import fuse, fused_names, split_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+
+    from st import Batch, Encoder, Geometry, Noised, Run
+    from st.model.formats import AdapterFormat
+
+REFERENCE = "reference"
+"""``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
+
+
+class Flux(PipelineFamily[FluxOptions]):
+    """Flux.1: dev, Krea, schnell, Kontext and their relatives.
+
+    Time is the model's own, 0 for clean and 1 for noise, and its answer is noise - clean.
+    """
+
+    Options: ClassVar[type[FluxOptions]] = FluxOptions
+    pipeline = "FluxPipeline"
+    encodes = ("prompt_embeds", "pooled_prompt_embeds", None)
+    geometry = GeometryRule(multiple=16)
+    path = staticmethod(straight)
+    target = staticmethod(velocity)
+    full_precision = ("x_embedder", "context_embedder", "norm_out.linear")
+
+    def __init__(self, options: FluxOptions) -> None:
+        super().__init__(options.model_copy(update={"checkpoint": options.checkpoint or options.published.repository}))
+        if options.published.edits:
+            self.pipeline = "FluxKontextPipeline"
+
+    def text_encoders(self) -> Sequence[Encoder]:
+        if not self.options.masks:
+            return super().text_encoders()
+        from st.model.pipeline_text import PipelineText, Prompting
+        from st_flux.masked import MaskedFluxPipeline
+
+        self._check()
+        prompting = Prompting(
+            MaskedFluxPipeline,
+            (self.denoiser, self.autoencoder, *self.unused),
+            ("prompt_embeds", "pooled_prompt_embeds", "mask"),
+            {"prompt_embeds": "mask"},
+            self.prompt_arguments(),
+        )
+        return (PipelineText(self.folder, prompting, self.options.text_precision),)
+
+    def prompt_arguments(self) -> Mapping[str, Any]:
+        return {"max_sequence_length": self.options.tokens}
+
+    def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        denoiser = super().load_denoiser(device, dtype)
+        config: Any = denoiser.config
+        if config.in_channels != 4 * self._latent_channels:
+            raise StError(
+                f"model.checkpoint = {self.options.checkpoint!r} is a model for filling or control",
+                why=f"its denoiser takes {config.in_channels} channels, {4 * self._latent_channels} are a picture's",
+                fix="name one that draws from text, or from text and references",
+            )
+        if "guidance" in self.options.model_fields_set and not config.guidance_embeds:
+            raise StError("model.guidance has no effect: this model is told no guidance", fix="delete model.guidance")
+        if self.options.fuse_qkv:
+            fuse(denoiser)
+        return denoiser
+
+    @hookimpl
+    def st_denoiser_loaded(self, run: Run) -> None:
+        """Add the assistant, once weights are quantized and before anything learns."""
+        location = self.options.assistant or self.options.published.assistant
+        if location and self.options.assistant_strength:
+            file = find_assistant(location)
+            count = add_assistant(run.denoiser, file, self.adapter_formats(), self.options.assistant_strength)
+            run.report.note(f"assistant {location!r} beside {count} layers, in training only", kind="assistant")
+
+    def tokens(self, latents: Tensor) -> int:
+        return latents.shape[-2] // EDGE * (latents.shape[-1] // EDGE)
+
+    def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        import torch
+
+        dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
+        references = _references(batch.extras)
+        text = batch.conditions["prompt_embeds"].to(dtype)
+        picture = torch.cat([pack(one).to(dtype) for one in (noised.x, *references)], dim=1)
+        mask = batch.conditions.get("prompt_embeds_mask")
+        attention = None if mask is None else {"attention_mask": attention_mask(mask, picture.shape[1])}
+        prediction: Tensor = denoiser(
+            hidden_states=picture,
+            encoder_hidden_states=text,
+            pooled_projections=batch.conditions["pooled_prompt_embeds"].to(dtype),
+            timestep=noised.t,
+            guidance=self._guidance(denoiser, batch, noised.t),
+            img_ids=torch.cat([places(noised.x), *reference_places(references)]),
+            txt_ids=no_places(text.shape[1], noised.x.device),
+            joint_attention_kwargs=attention,
+            return_dict=False,
+        )[0]
+        height, width = noised.x.shape[-2:]
+        return unpack(prediction[:, : self.tokens(noised.x)], height, width)
+
+    def time_shift(self, tokens: int) -> float:
+        scheduler = self._scheduler
+        if not scheduler.get("use_dynamic_shifting", False):
+            return float(scheduler.get("shift", 1.0))
+        low = (scheduler.get("base_image_seq_len", 256), scheduler.get("base_shift", 0.5))
+        high = (scheduler.get("max_image_seq_len", 4096), scheduler.get("max_shift", 1.15))
+        return exponential_shift(tokens, low, high)
+
+    def adapter_targets(self) -> Sequence[str]:
+        targets = TARGETS[self.options.targets]
+        return fused_names(targets) if self.options.fuse_qkv else targets
+
+    def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        from st.model.formats import diffusers_format
+        from st_flux.formats import ComfyUI, Kohya, Unfused
+
+        formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": Kohya()}
+        return {name: Unfused(one) for name, one in formats.items()} if self.options.fuse_qkv else formats
+
+    def blocks(self) -> Sequence[BlockGroup]:
+        stream = TokenStream(returned=1, select=_keep_picture_rows)  # both kinds return (text, picture)
+        return BlockGroup("transformer_blocks", stream), BlockGroup("single_transformer_blocks", stream)
+
+    def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
+        import torch
+
+        if not self.options.fuse_qkv:
+            super().save_checkpoint(denoiser, directory)
+            return
+        fused: Any = denoiser
+        with torch.device("meta"):
+            plain: nn.Module = type(fused).from_config(fused.config)
+        plain.load_state_dict(split_state(denoiser.state_dict()), assign=True)
+        super().save_checkpoint(plain, directory)
+
+    def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
+        # The pipeline that edits moves any size to about a megapixel, unless it is told this one.
+        return {"true_cfg_scale": self.options.real_guidance, "max_area": geometry.height * geometry.width}
+
+    def render(
+        self,
+        denoiser: nn.Module,
+        conditions: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        geometry: Geometry,
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        guided = self.options.real_guidance > 1
+        if guided and negative is None:
+            raise StError("model.real_guidance needs a negative prompt", fix="set validation.guidance above 1")
+        with ExitStack() as stack:
+            stack.enter_context(without_assistant(denoiser))
+            if guided and negative is not None and self.options.masks:
+                from st_flux.masked import padded_alike, zeros_hidden
+
+                conditions, negative = padded_alike(conditions, negative)
+                stack.enter_context(zeros_hidden(denoiser))
+            return super().render(
+                denoiser,
+                conditions,
+                negative if guided else None,
+                geometry,
+                seed=seed,
+                steps=steps,
+                guidance=guidance,
+            )
+
+    @classmethod
+    def tiny(cls, directory: Path) -> Self:
+        from st_flux.tiny import write_tiny
+
+        write_tiny(directory)
+        return cls(FluxOptions(checkpoint=str(directory), max_tokens=48, text_precision="fp32"))
+
+    def _guidance(self, denoiser: nn.Module, batch: Batch, like: Tensor) -> Tensor | None:
+        """(B,) of what a distilled model is told; None for others. A range is drawn by the samples' draw indices."""
+        config: Any = denoiser.config
+        if not config.guidance_embeds:
+            return None
+        if not isinstance(self.options.guidance, tuple):
+            return like.new_full((len(like),), self.options.guidance)
+        from st.randomness import Draws
+
+        low, high = self.options.guidance
+        return low + (high - low) * Draws(0, batch.indices, like.device).uniform("guidance")
+
+    @cached_property
+    def _scheduler(self) -> Mapping[str, Any]:
+        return self.folder.config("scheduler")
+
+    @cached_property
+    def _latent_channels(self) -> int:
+        return int(self.folder.config(self.autoencoder)["latent_channels"])
+
+
+def _references(extras: Mapping[str, Tensor]) -> list[Tensor]:
+    """Latents (B, C, H, W) of the references, in the order of their names; (B, N, C, H, W) holds N of one size."""
+    found: list[Tensor] = []
+    # By length first: a tenth comes after a second.
+    for name in sorted((name for name in extras if name.startswith(REFERENCE)), key=lambda name: (len(name), name)):
+        found += [extras[name]] if extras[name].ndim == 4 else list(extras[name].unbind(1))
+    return found
+
+
+def _keep_picture_rows(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
+    """Rotary tables, (T + S, D), and masks, (B, 1, 1, T + S), hold text first."""
+    import torch
+
+    text = arguments["encoder_hidden_states"].shape[1]
+    rows = torch.cat([torch.arange(text, device=keep.device), keep + text])
+    narrowed: dict[str, Any] = {"image_rotary_emb": tuple(table[rows] for table in arguments["image_rotary_emb"])}
+    attention = arguments.get("joint_attention_kwargs")
+    if attention and "attention_mask" in attention:
+        mask = attention["attention_mask"][..., rows]
+        narrowed["joint_attention_kwargs"] = {**attention, "attention_mask": mask}
+    return narrowed
