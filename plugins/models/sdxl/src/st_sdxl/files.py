@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from st import StError
 from st.model.formats import METADATA, AdapterFormat, LoraShape, kohya_format, split_key
@@ -14,8 +14,9 @@ from st_sdxl.layers import original_names
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 UNET = "lora_unet"
-ORIGINAL = tuple(f"{UNET}_{part}" for part in ("input_blocks", "middle_block", "output_blocks", "time_embed_", "out_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,7 @@ class UnetLayers(AdapterFormat):
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     ) -> tuple[dict[str, Tensor], LoraShape]:
         paths = list(self.modules())
-        if not any(key.startswith(ORIGINAL) for key in tensors):
-            return kohya_format(paths, UNET).from_file(tensors, metadata)
-        ours = {name: path for path, name in original_names(paths).items()}
+        ours = {path: path for path in paths} | {name: path for path, name in original_names(paths).items()}
         state, shape = kohya_format(ours, UNET).from_file(tensors, metadata)
         return renamed(state, shape, ours.__getitem__)
 
@@ -71,7 +70,7 @@ class Parts(AdapterFormat):
             mine = {key: tensor for key, tensor in state.items() if key.startswith(part.ours)}
             if not mine:
                 continue
-            within = LoraShape(*(_beginning(table, part.ours) for table in (shape.ranks, shape.alphas)))
+            within = LoraShape(_beginning(shape.ranks, part.ours), _beginning(shape.alphas, part.ours))
 
             def inside(path: str, part: Part = part) -> str:
                 return part.inside + path.removeprefix(part.ours)
@@ -121,7 +120,7 @@ def renamed(
     return tensors, LoraShape(ranks, {name(path): alpha for path, alpha in shape.alphas.items()})
 
 
-def _beginning(table: Mapping[str, float], start: str) -> dict[str, float]:
+def _beginning(table: Mapping[str, T], start: str) -> dict[str, T]:
     return {path: value for path, value in table.items() if path.startswith(start)}
 
 

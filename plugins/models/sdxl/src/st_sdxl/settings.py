@@ -52,7 +52,8 @@ class SdxlOptions(PipelineOptions):
     train_text: bool = False
     """Train both text encoders too: they then run in every step, and captions are not cached."""
     targets: Literal["attention", "transformer", "unet"] = "attention"
-    """Layers of the U-Net that an adapter changes: attention, the transformer blocks, or convolutions too."""
+    """Layers of the U-Net that an adapter changes: attention, all of the transformer blocks, or convolutions too.
+    [adapter] targets names others."""
     aesthetic_score: float = Field(default=7.0, ge=0, le=10)
     """The score that a refiner is told its training pictures have."""
 
@@ -72,11 +73,6 @@ class SdxlOptions(PipelineOptions):
     def is_refiner(self) -> bool:
         """Whether it is the model that finishes the pictures of a base model."""
         return self.flavour.startswith("refiner")
-
-    @property
-    def location(self) -> str:
-        """The folder or repository that is loaded."""
-        return self.checkpoint or REPOSITORIES[self.flavour]
 
     def path(self) -> DiscretePath:
         """The noise schedule that is trained on."""

@@ -20,8 +20,8 @@ INSIDE = "text_model."
 class UnetWithText(nn.Module):
     """A U-Net and the two text encoders that read for it.
 
-    zeros: whether what has no caption is read as zeros. Everything is asked through ``forward``, so that sharded weights
-    are gathered.
+    zeros: whether what has no caption is read as zeros. Training asks through ``forward``, which is where sharded
+    weights are gathered.
     """
 
     def __init__(self, unet: nn.Module, text_encoder: nn.Module, text_encoder_2: nn.Module, zeros: bool) -> None:
@@ -77,14 +77,14 @@ def text_modules(folder: CheckpointFolder, component: str) -> list[str]:
 
 def save_text_encoder(encoder: nn.Module, directory: Path) -> None:
     """Write a text encoder with the names that every version of transformers, and other programs, read."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     shutil.rmtree(directory, ignore_errors=True)
-    saved: Any = encoder
-    saved.save_pretrained(directory, max_shard_size="100GB")
-    file = directory / "model.safetensors"
+    config: Any = encoder.config
+    config.architectures = [type(encoder).__name__]
+    config.save_pretrained(directory)
     named = {
-        name if name.startswith((INSIDE, "text_projection")) else f"{INSIDE}{name}": tensor
-        for name, tensor in load_file(file).items()
+        name if name.startswith((INSIDE, "text_projection")) else f"{INSIDE}{name}": tensor.detach().cpu().contiguous()
+        for name, tensor in encoder.state_dict().items()
     }
-    save_file(named, file, metadata={"format": "pt"})
+    save_file(named, directory / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,231 @@
+"""Stable Diffusion XL: a U-Net that hears two text encoders and is told how its pictures were cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from st import BlockGroup, Encoder, GeometryRule, Problem, StError, TokenStream, hookimpl
+from st.diffusion.path import unmix
+from st.diffusion.target import epsilon, v, velocity
+from st.model.pipeline_family import PipelineFamily
+from st_sdxl.checkpoint import check_checkpoint
+from st_sdxl.settings import REPOSITORIES, TARGETS, TEXT_TARGETS, SdxlOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from st import Batch, Geometry, Noised
+    from st.config import RunConfig
+    from st.diffusion.path import DiscretePath
+    from st.model.formats import AdapterFormat
+    from st_sdxl.files import Part
+
+HALVES = ("down_blocks", "mid_block", "up_blocks")
+"""Parts of the U-Net, in the order in which they run."""
+
+
+class Sdxl(PipelineFamily[SdxlOptions]):
+    """Stable Diffusion XL: base and refiner.
+
+    Podell et al. 2023, arXiv:2307.01952. The U-Net is told the size that a picture was resized to, where it was
+    cropped, and what was left; all of it is zero where the caption was dropped.
+    """
+
+    Options: ClassVar[type[SdxlOptions]] = SdxlOptions
+    path: DiscretePath
+    geometry = GeometryRule(multiple=8)
+    pipeline = "StableDiffusionXLPipeline"
+    denoiser = "unet"
+    encodes = ("prompt_embeds", None, "pooled_prompt_embeds", None)
+    full_precision = ("conv_in", "conv_out", "linear_1", "linear_2")
+
+    def __init__(self, options: SdxlOptions) -> None:
+        location = options.checkpoint or REPOSITORIES[options.flavour]
+        super().__init__(options.model_copy(update={"checkpoint": location}))
+        self.says = v if options.prediction == "v" else epsilon
+        self.path = options.path()
+        self.target = velocity if options.flow else self.says
+        self.defaults = {"density": options.density()} if options.density() else {}
+        if options.is_refiner:
+            self.pipeline = "StableDiffusionXLImg2ImgPipeline"
+        self._modules: list[str] = []
+
+    @hookimpl
+    def st_check(self, config: RunConfig) -> Iterable[Problem]:
+        """What cannot go with a stage: its times are a density's, and another density or a shift would move them."""
+        wanted = self.options.density()
+        if not wanted:
+            return
+        section = f"model.stage = {self.options.stage!r}"
+        chosen = {"kind": config.density.kind, **config.density.options.model_dump()}
+        if any(chosen.get(name) != value for name, value in wanted.items()):
+            yield Problem("density", f"[density] takes the place of {section}.", fix="Delete one of the two.")
+        if config.shift.kind == "static":
+            yield Problem("shift", f"[shift] moves times out of {section}.", fix="Delete one of the two.")
+
+    def text_encoders(self) -> Sequence[Encoder]:
+        from st_sdxl.captions import MarkedCaptions, Tokens
+
+        (encoder,) = super().text_encoders()
+        if self.options.train_text:
+            return (MarkedCaptions(Tokens(self.folder, encoder), zeros=False),)
+        return (MarkedCaptions(encoder, self._zeros()),)
+
+    def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
+        unet = super().load_denoiser(device, dtype)
+        if not self.options.train_text:
+            return unet
+        from st_sdxl.trained_text import TEXT_ENCODERS, UnetWithText, load_text_encoder
+
+        first, second = (load_text_encoder(self.folder, name, dtype) for name in TEXT_ENCODERS)
+        return UnetWithText(unet, first, second, self._zeros()).to(device).eval()
+
+    def tokens(self, latents: Tensor) -> int:
+        # The outermost blocks only convolve; the first that attend see every second latent of each edge.
+        return -(-latents.shape[-2] // 2) * -(-latents.shape[-1] // 2)
+
+    def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        conditions, dtype = dict(batch.conditions), _dtype(denoiser)
+        x, index, ids = noised.x.to(dtype), self.path.index(noised.t).clamp(min=0), self._time_ids(batch)
+        if self.options.train_text:
+            answer: Tensor = denoiser(x, index, conditions, ids)
+        else:
+            answer = denoiser(
+                x,
+                index,
+                encoder_hidden_states=conditions["prompt_embeds"].to(dtype),
+                added_cond_kwargs={"text_embeds": conditions["pooled_prompt_embeds"].to(dtype), "time_ids": ids},
+                return_dict=False,
+            )[0]
+        if not self.options.flow:
+            return answer
+        here = self.path(noised.t)
+        clean, noise = unmix(noised.x, here, answer.float(), self.says(here))
+        return self.target(here).of(clean, noise)
+
+    def adapter_targets(self) -> Sequence[str]:
+        return (*TARGETS[self.options.targets], *(TEXT_TARGETS if self.options.train_text else ()))
+
+    def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        from st.model.formats import diffusers_format
+        from st_sdxl.files import Parts, UnetLayers
+
+        names = {"diffusers": diffusers_format("unet")} | {
+            name: UnetLayers(self.module_paths, original=name == "kohya") for name in ("kohya", "comfyui")
+        }
+        if not self.options.train_text:
+            return names
+        return {name: Parts(partial(self._parts, name, unet)) for name, unet in names.items()}
+
+    def module_paths(self) -> list[str]:
+        if not self._modules:
+            self._modules = super().module_paths()
+        return self._modules
+
+    def blocks(self) -> Sequence[BlockGroup]:
+        # Convolutions between them need every token in its place.
+        whole = TokenStream(droppable=False)
+        inside = "unet." if self.options.train_text else ""
+        paths = [path for path in self.module_paths() if path.endswith(".transformer_blocks")]
+        ordered = sorted(paths, key=lambda path: HALVES.index(path.split(".")[0]))
+        return tuple(BlockGroup(f"{inside}{path}", whole) for path in ordered)
+
+    def schedule_settings(self) -> Mapping[str, Any]:
+        return self.options.scheduler()
+
+    def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
+        import torch
+
+        arguments: dict[str, Any] = {"guidance_rescale": 0.7} if self.options.zero_terminal_snr else {}
+        if self.options.is_refiner:
+            # A refiner's pipeline begins from a picture; from this one at full strength, it begins from noise.
+            nothing = torch.zeros(1, 4, geometry.height // 8, geometry.width // 8)
+            arguments |= {"image": nothing, "strength": 1.0}
+        return arguments
+
+    def render(
+        self,
+        denoiser: nn.Module,
+        conditions: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        geometry: Geometry,
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        import torch
+
+        unet: Any = denoiser
+        if self.options.train_text:
+            with torch.no_grad():
+                conditions = unet.read(conditions)
+                negative = None if negative is None else unet.read(negative)
+            unet = unet.unet
+        pixels = super().render(unet, conditions, negative, geometry, seed=seed, steps=steps, guidance=guidance)
+        if not torch.isfinite(pixels).all():
+            raise StError(
+                "the picture is not finite",
+                why="the autoencoder overflows in float16" if _dtype(unet) == torch.float16 else "",
+                fix='set precision to "bf16", or use an autoencoder made for float16',
+            )
+        return pixels
+
+    def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
+        whole: Any = denoiser
+        super().save_checkpoint(whole.unet if self.options.train_text else denoiser, directory)
+        if self.options.train_text:
+            from st_sdxl.trained_text import TEXT_ENCODERS, save_text_encoder
+
+            for name in TEXT_ENCODERS:
+                save_text_encoder(denoiser.get_submodule(name), directory / name)
+
+    @classmethod
+    def tiny(cls, directory: Path) -> Self:
+        from st_sdxl.tiny import write
+
+        write(directory)
+        return cls(cls.Options(checkpoint=str(directory)))
+
+    def _check(self) -> None:
+        super()._check()
+        check_checkpoint(self.folder, self.options)
+
+    def _time_ids(self, batch: Batch) -> Tensor:
+        """What the U-Net is told beside the caption, (B, 6), or (B, 5) for a refiner; zeros without a caption."""
+        import torch
+
+        told = [batch.extras["original_size"], batch.extras["crop"]]
+        if self.options.is_refiner:
+            told.append(torch.full_like(told[0][:, :1], self.options.aesthetic_score, dtype=torch.float32))
+        else:
+            told.append(batch.extras["target_size"])
+        return torch.cat([one.float() for one in told], dim=1) * batch.conditions["captioned"]
+
+    def _zeros(self) -> bool:
+        """Whether the pipeline's users get zeros where they give no negative prompt."""
+        return bool(self.folder.index().get("force_zeros_for_empty_prompt", True))
+
+    def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
+        """The shares of the U-Net and of both text encoders in an adapter file of this format."""
+        from st.model.formats import diffusers_format, kohya_format
+        from st_sdxl.files import UNET, Part
+        from st_sdxl.trained_text import INSIDE, TEXT_ENCODERS, text_modules
+
+        yield Part("unet.", "", "unet." if name == "diffusers" else f"{UNET}_", unet)
+        for number, component in enumerate(TEXT_ENCODERS, start=1):
+            modules = text_modules(self.folder, component)
+            ours = f"{component}.{INSIDE if any(path.startswith(INSIDE) for path in modules) else ''}"
+            if name == "diffusers":
+                yield Part(ours, INSIDE, f"{component}.", diffusers_format(component))
+            else:
+                inside = [INSIDE + path.removeprefix(INSIDE) for path in modules]
+                yield Part(ours, INSIDE, f"lora_te{number}_", kohya_format(inside, f"lora_te{number}"))
+
+
+def _dtype(denoiser: nn.Module) -> torch.dtype:
+    return next(one.dtype for one in denoiser.parameters() if one.is_floating_point() and one.dtype.itemsize > 1)
