@@ -87,9 +87,8 @@ def minimums(session: nox.Session) -> None:
     if "torch" not in session.posargs:
         lowest["torch"] = _tested("torch")
     pins = [f"{name}=={version}" for name, version in lowest.items()]
-    session.install(
-        *TEST_TOOLS, *BUILD_TOOLS, *(need for folder in folders for need in _extra(folder, "testing")), *pins
-    )
+    for_tests = [need for folder in folders for need in _extra(folder, "testing")]
+    session.install(*TEST_TOOLS, *BUILD_TOOLS, *for_tests, *pins)
     session.install("--no-build-isolation", "--no-deps", *_editable(folders))
     session.run("python", "-m", "pytest", "core/tests", "plugins", "-n", "2", "--dist", "loadfile", env=_quiet())
 

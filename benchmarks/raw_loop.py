@@ -15,10 +15,8 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 from safetensors.torch import load_file
+from settings import FLOOR, RANK, SHIFT, TARGETS
 from torch import Tensor
-
-SHIFT, FLOOR = 4.5, 0.05
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def load_denoiser(raw: Raw) -> tuple[Any, list[Tensor]]:
         from peft import LoraConfig
 
         denoiser.requires_grad_(False)
-        denoiser.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=TARGETS))
+        denoiser.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS))
         for weight in denoiser.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()

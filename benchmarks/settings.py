@@ -14,8 +14,17 @@ batch = {batch}
 precision = {precision}
 device = "cpu"
 
+[density]
+kind = "logit_normal"
+scale = 1.0
+
+[shift]
+kind = "static"
+value = {shift}
+
 [weighting]
 kind = "inverse_square"
+floor = {floor}
 
 [adapter]
 {adapter}
@@ -40,7 +49,11 @@ caption_dropout = 0.0
 [model]
 {model}
 """
-ADAPTERS = {"full": 'kind = "full"', "lora": 'kind = "lora"\nrank = 16'}
+RANK, TARGETS = 16, ["to_q", "to_k", "to_v", "to_out.0"]
+SHIFT, FLOOR = 4.5, 0.05
+"""Of low-rank training and of the objective: the same in a run file and in the bare loop."""
+
+ADAPTERS = {"full": 'kind = "full"', "lora": f'kind = "lora"\nrank = {RANK}\ntargets = {json.dumps(TARGETS)}'}
 
 
 def write_run_file(folder: Path, photos: Path, changes: Mapping[str, object]) -> Path:
@@ -63,5 +76,7 @@ def write_run_file(folder: Path, photos: Path, changes: Mapping[str, object]) ->
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "run.toml"
     checkpoint = f"checkpoint = {json.dumps(str(model))}" if model else ""
-    file.write_text(TEXT.format(**quoted, adapter=adapter, model=checkpoint), encoding="utf-8")
+    file.write_text(
+        TEXT.format(**quoted, shift=SHIFT, floor=FLOOR, adapter=adapter, model=checkpoint), encoding="utf-8"
+    )
     return file

@@ -255,12 +255,7 @@ def _column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     default = _DEFAULTS.get(name, 0)
     if name not in table.column_names:
-        missing = (
-            pa.array(np.full(len(table), default, kind.to_pandas_dtype()), kind)
-            if numeric
-            else pa.nulls(len(table), kind)
-        )
-        return missing
+        return pa.repeat(pa.scalar(default, kind), len(table)) if numeric else pa.nulls(len(table), kind)
     column = _whole(table[name])
     column = column if column.type == kind else column.cast(kind)
     return pc.fill_null(column, pa.scalar(default, kind)) if numeric and column.null_count else column
