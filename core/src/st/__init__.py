@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from st.data.encoder import Encoder as Encoder
     from st.data.encoder import Input as Input
     from st.data.encoder import LatentCodec as LatentCodec
+    from st.data.folder import FolderBackend as FolderBackend
     from st.data.geometry import Geometry as Geometry
     from st.data.rule import GeometryRule as GeometryRule
     from st.data.sample import Media as Media
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from st.model.blocks import Proceed as Proceed
     from st.model.blocks import TokenStream as TokenStream
     from st.model.family import ModelFamily as ModelFamily
+    from st.model.formats import AdapterFormat as AdapterFormat
+    from st.model.formats import comfyui_format as comfyui_format
+    from st.model.formats import diffusers_format as diffusers_format
+    from st.model.formats import kohya_format as kohya_format
+    from st.model.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantizer import Quantizer as Quantizer
     from st.options import Options as Options
     from st.registrar import Registrar as Registrar
@@ -55,6 +61,7 @@ API = (1, 0)
 _MODULES = {
     "st.data.backend": ("DataBackend",),
     "st.data.encoder": ("Encoder", "Input", "LatentCodec"),
+    "st.data.folder": ("FolderBackend",),
     "st.data.geometry": ("Geometry",),
     "st.data.rule": ("GeometryRule",),
     "st.data.sample": ("Media", "Sample"),
@@ -74,6 +81,8 @@ _MODULES = {
         "TokenStream",
     ),
     "st.model.family": ("ModelFamily",),
+    "st.model.formats": ("AdapterFormat", "comfyui_format", "diffusers_format", "kohya_format"),
+    "st.model.pipeline_family": ("PipelineFamily",),
     "st.model.quantizer": ("Quantizer",),
     "st.options": ("Options",),
     "st.registrar": ("Registrar",),

@@ -36,7 +36,7 @@ class StError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One setting that cannot be used. where: its place in the run file (``tread.drop``), '' for the run as a whole."""
+    """One setting that cannot be used. where: its place in the run file (``clip.norm``), '' for the run as a whole."""
 
     where: str
     what: str

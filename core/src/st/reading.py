@@ -34,7 +34,7 @@ class Reader:
         return [problem for _, problem in sorted(self._problems, key=lambda numbered: numbered[0])]
 
     def refuse(self, location: Location, reason: str, *, why: str = "", fix: str = "") -> None:
-        """``run.toml:14: [tread] drop = 1.5: must be less than 1.``: what is written at ``location`` cannot be used."""
+        """``run.toml:14: [clip] norm = -1.0: must be at least 0.``: what is written at ``location`` cannot be used."""
         value = self.at(location)
         plain = value is not None and not isinstance(value, dict)
         text = self.run_file.setting(location, value) if plain else self.heading(location)
@@ -59,7 +59,7 @@ class Reader:
         return value
 
     def heading(self, location: Location) -> str:
-        """``run.toml:13: [tread]``"""
+        """``run.toml:13: [optimizer]``"""
         origin = self.run_file.origin(location)
         where = origin.text if origin is not None else self.run_file.name
         return f"{where}: [{dotted(location)}]" if where else f"[{dotted(location)}]"
@@ -90,7 +90,7 @@ class Reader:
             return None
 
     def unknown(self, location: Location, names: Iterable[str]) -> None:
-        """``[tread] has no option 'frist'. Did you mean 'first'?``"""
+        """``[optimizer] has no option 'epsilom'. Did you mean 'epsilon'?``"""
         *section, key = location
         names = list(names)
         owner = f"[{dotted(section)}]" if section else "a run"

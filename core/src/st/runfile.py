@@ -14,7 +14,7 @@ from st.errors import Problem, StError
 from st.toml import statement_lines
 
 Location = tuple[str | int, ...]
-"""A place in the settings: ("tread", "drop"), ("dataset", 0, "url")."""
+"""A place in the settings: ("optimizer", "lr"), ("dataset", 0, "url")."""
 
 ENVIRONMENT_PREFIX = "ST_"
 NOT_SETTINGS = frozenset({"ST_TRACE_HOOKS", "ST_LAUNCHED"})
@@ -63,7 +63,7 @@ class RunFile:
         return None
 
     def setting(self, location: Location, value: object) -> str:
-        """``run.toml:14: [tread] drop = 1.5`` or ``--set tread.drop=1.5``: a value as the user knows it."""
+        """``run.toml:14: [optimizer] lr = 1.5`` or ``--set optimizer.lr=1.5``: a value as the user knows it."""
         origin = self.origins.get(location)
         if origin is not None and origin.text.startswith("-"):
             return f"{origin.text} {dotted(location)}={_shown(value)}"
@@ -72,7 +72,7 @@ class RunFile:
         return f"{self.place(location)} = {_shown(value)}"
 
     def place(self, location: Location) -> str:
-        """``run.toml:14: [tread] drop``: a place in the settings, whether or not something is written there."""
+        """``run.toml:14: [optimizer] lr``: a place in the settings, whether or not something is written there."""
         origin = self.origin(location)
         *section, key = location
         text = f"[{dotted(section)}] {key}" if section else f"{key}"

@@ -104,4 +104,5 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             outcome = train(run, step, iter(loader), session.announce())
             session.finish(outcome)
             stages.export(session, outcome)
+            ranks.barrier("the export")
     return outcome
