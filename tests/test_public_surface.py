@@ -13,10 +13,10 @@ import pytest
 import st
 
 PUBLIC_NAMES = """
-API Adapter Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims DataBackend Encoder Geometry
-GeometryRule Input LatentCodec Layer Losses Media Mix ModelFamily Noised Options Outcome Picture Problem Proceed
-Quantizer Registrar Run RunInfo Sample SampleUnreadable StError Step StepStats StepWrapper TokenStream Tracker
-UpdateStats hookimpl
+API Adapter AdapterFormat Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims DataBackend Encoder
+FolderBackend Geometry GeometryRule Input LatentCodec Layer Losses Media Mix ModelFamily Noised Options Outcome Picture
+PipelineFamily Problem Proceed Quantizer Registrar Run RunInfo Sample SampleUnreadable StError Step StepStats
+StepWrapper TokenStream Tracker UpdateStats comfyui_format diffusers_format hookimpl kohya_format
 """
 
 TESTING_NAMES = """
@@ -50,6 +50,11 @@ COMMANDS = {
     "cache prune": "FILE --dry-run --plugins --set --unused",
     "cache explain": "FILE SAMPLE --plugins --set",
     "sample": "RUN --checkpoint --guidance --negative --out --prompt --seed --size --steps",
+    "adapter inspect": "FILE",
+    "adapter convert": "FILE OUT --plugins --set --to",
+    "adapter merge": "FILES OUT --weights",
+    "adapter resize": "FILE OUT --rank",
+    "adapter diff": "FIRST SECOND",
     "tiny": "FAMILY DIRECTORY",
     "new": "KIND NAME DIRECTORY",
     "reference options": "NAMES",

@@ -40,7 +40,7 @@ def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]
     device = choose_device(config.device)
     family, adapter = plugins.family, config.adapter.build(config.adapter.options)
     denoiser = load_denoiser(config, family, adapter, device)
-    groups = adapter.attach(denoiser, family.adapter_targets())
+    groups = adapter.attach(denoiser, family.adapter_targets(), family.adapter_formats())
     state = vault.path(step) / "state"
     adapter.load(denoiser, read_state(state, "adapter"))
     if config.average is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from st import StError
+from st.errors import OutputUnwritable
+from st.model.adapter_file import write_adapter_file, write_layout
 from st.model.blocks import BlockStack
+from st.model.formats import AdapterFormat, LoraShape, comfyui_format, shape_of
 from st.model.lora import LoraAdapter, LoraOptions
 from st.model.recompute import Recompute, RecomputeOptions
 from st.testing.tiny import TinyFamily
@@ -235,6 +238,73 @@ def test_a_file_of_another_model_is_refused(make_case: Callable[[str], Any], tmp
         LoraAdapter(LoraOptions(start=str(file))).attach(other.denoiser, TARGETS)
 
 
+def test_layers_that_a_file_leaves_out_are_counted(make_case: Callable[[str], Any], tmp_path: Path) -> None:
+    trained, fresh = make_case("sd3"), make_case("sd3")
+    adapter = variant("lora")
+    train(trained, adapter)
+    file = adapter.export(FAMILY, trained.denoiser, tmp_path, {})
+
+    again = LoraAdapter(LoraOptions(start=str(file)))
+    again.attach(fresh.denoiser, (*TARGETS, "attn.to_v"))
+
+    assert again.note.endswith(f"; 4 other layers that this run would train are not in {str(file)!r}")
+
+
+def test_the_familys_layouts_are_read(make_case: Callable[[str], Any], tmp_path: Path) -> None:
+    trained, fresh = make_case("sd3"), make_case("sd3")
+    adapter, layout = variant("patterns"), comfyui_format("theirs", [("transformer_blocks", "layers")])
+    train(trained, adapter)
+    write_layout(tmp_path / "a.safetensors", layout, adapter.portable(trained.denoiser), {})
+
+    again = LoraAdapter(LoraOptions(start=str(tmp_path / "a.safetensors")))
+    again.attach(fresh.denoiser.eval(), TARGETS, {"theirs": layout})
+
+    assert torch.equal(predict(fresh), predict(trained))
+
+
+@pytest.mark.parametrize(
+    ("part", "shape", "message"),
+    [
+        ("lora_A.weight", (4, 17), r"to_q.lora_A.weight' has shape \(4, 17\), expected \(4, 16\)"),
+        ("lora_B.weight", (16, 5), r"to_q.lora_B.weight' has shape \(16, 5\), expected \(outputs, 4\)"),
+        ("lora_B.weight", (15, 4), r"to_q.lora_B.weight' has shape \(15, 4\), expected \(16, 4\)"),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(
+    make_case: Callable[[str], Any], tmp_path: Path, part: str, shape: tuple[int, ...], message: str
+) -> None:
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.zeros(4, 16), f"{name}.lora_B.weight": torch.zeros(16, 4)}
+    write_adapter_file(tmp_path / "a.safetensors", {**tensors, f"{name}.{part}": torch.zeros(shape)}, {})
+
+    with pytest.raises(StError, match=message):
+        LoraAdapter(LoraOptions(start=str(tmp_path / "a.safetensors"))).attach(make_case("sd3").denoiser, TARGETS)
+
+
+class Lossy(AdapterFormat):
+    """Forgets the scale."""
+
+    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return dict(state), {}
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], LoraShape]:
+        return dict(tensors), shape_of(tensors, {})
+
+
+def test_a_file_that_does_not_give_the_adapter_back_is_not_left(
+    make_case: Callable[[str], Any], tmp_path: Path
+) -> None:
+    trained, adapter = make_case("sd3"), variant("lora")
+    train(trained, adapter)
+
+    with pytest.raises(OutputUnwritable, match="does not come back as it was"):
+        write_layout(tmp_path / "a.safetensors", Lossy(), adapter.portable(trained.denoiser), {})
+
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
@@ -312,7 +382,18 @@ def test_settings_that_contradict_are_refused(settings: dict[str, Any], message:
 
 
 def test_an_unknown_format_is_found_beforehand() -> None:
-    (problem,) = LoraAdapter(LoraOptions(format="kohya")).problems(FAMILY)
+    (problem,) = LoraAdapter(LoraOptions(format=("diffusers", "kohya"))).problems(FAMILY)
 
     assert problem.where == "adapter.format"
     assert problem.what == "adapter.format = 'kohya': this family writes diffusers"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gone.safetensors", "there is no such file"), ("a.pt", "is a pickle, which can run any program")],
+)
+def test_a_start_that_cannot_be_read_is_found_beforehand(name: str, message: str) -> None:
+    (problem,) = LoraAdapter(LoraOptions(start=name)).problems(FAMILY)
+
+    assert problem.where == "adapter.start"
+    assert message in problem.what

@@ -34,6 +34,7 @@ HELP = {
     "data": "Look at data sets without training.",
     "cache": "Look after cached encoder outputs.",
     "sample": "Render samples from what a run saved.",
+    "adapter": "Look into adapter files, and make others of them.",
     "tiny": "Write a tiny model with random weights, for tests.",
     "new": "Start a plugin of your own.",
     "reference": "Options, hooks and the schema of run files.",

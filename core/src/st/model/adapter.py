@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
     from st.errors import Problem
     from st.model.family import ModelFamily
+    from st.model.formats import AdapterFormat
 
     ParamGroup = dict[str, Any]
+
+NO_FORMATS: Mapping[str, AdapterFormat] = MappingProxyType({})
 
 
 class Adapter(ABC):
@@ -39,10 +43,13 @@ class Adapter(ABC):
         return ()
 
     @abstractmethod
-    def attach(self, denoiser: nn.Module, targets: Sequence[str]) -> Sequence[ParamGroup]:
-        """Make the denoiser trainable; optimizer parameter groups. targets: the family's ``adapter_targets``.
+    def attach(
+        self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
+    ) -> Sequence[ParamGroup]:
+        """Make the denoiser trainable; optimizer parameter groups.
 
-        Raises StError naming the closest modules where nothing, or less than was asked for, matches.
+        targets: the family's ``adapter_targets``. formats: its ``adapter_formats``, for what begins with a file. Raises
+        StError naming the closest modules where nothing, or less than was asked for, matches.
         """
 
     @abstractmethod

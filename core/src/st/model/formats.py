@@ -29,6 +29,15 @@ class LoraShape:
     alphas: Mapping[str, float]
 
 
+class UnknownTensors(StError):
+    """Tensors of a file that a format has no place for. share: how many of all, in (0, 1]."""
+
+    def __init__(self, unknown: Sequence[str], total: int, *, why: str = "") -> None:
+        named = ", ".join(map(repr, unknown[:5]))
+        super().__init__(f"{len(unknown)} of {total} tensors belong nowhere, such as {named}", why=why)
+        self.share = len(unknown) / total
+
+
 class AdapterFormat(ABC):
     """A two-way map between our names and a file's.
 
@@ -44,7 +53,7 @@ class AdapterFormat(ABC):
     def from_file(
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     ) -> tuple[dict[str, Tensor], LoraShape]:
-        """Raises StError naming the keys that this format does not know."""
+        """Raises UnknownTensors naming the keys that this format does not know, and StError for what is not whole."""
 
 
 def diffusers_format(prefix: str = "transformer") -> AdapterFormat:
@@ -92,6 +101,30 @@ def shape_of(state: Mapping[str, Tensor], alphas: Mapping[str, float]) -> LoraSh
     return LoraShape(ranks, {path: float(alphas.get(path, rank)) for path, rank in ranks.items()})
 
 
+def refuse_halves(state: Mapping[str, Tensor]) -> None:
+    """Raises StError where one of a layer's two matrices is missing, or their ranks differ."""
+    for path in dict.fromkeys(split[0] for key in state if (split := split_key(key))):
+        down, up = state.get(f"{path}.{DOWN}"), state.get(f"{path}.{UP}")
+        if down is None or up is None:
+            raise StError(f"{path!r} has no {DOWN if down is None else UP}", why="an update is a product of two")
+        if up.ndim < 2 or up.shape[1] != len(down):
+            raise StError(
+                f"'{path}.{UP}' has shape {tuple(up.shape)}, expected (outputs, {len(down)})",
+                why=f"{DOWN} beside it has shape {tuple(down.shape)}",
+            )
+
+
+def header_alphas(header: str, prefix: str, ranks: Mapping[str, int]) -> dict[str, float]:
+    """alpha of each module of a component, from ``lora_adapter_metadata``. Raises StError for what is no JSON table."""
+    try:
+        config = json.loads(header)
+    except json.JSONDecodeError as error:
+        raise StError(f"{METADATA} in the file's header is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise StError(f"{METADATA} in the file's header is no table")
+    return _alphas(_unprefixed(config, prefix), ranks)
+
+
 def recognise(tensors: Iterable[str], modules: Collection[str]) -> AdapterFormat:
     """The format that a file with these keys is in. modules: every module path of the denoiser."""
     keys = list(tensors)
@@ -104,6 +137,19 @@ def recognise(tensors: Iterable[str], modules: Collection[str]) -> AdapterFormat
     children = {path.split(".")[0] for path in modules}
     prefixes = [head for head, _ in heads.most_common() if head not in children]
     return diffusers_format(prefixes[0] if prefixes else "")
+
+
+def read_layout(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], formats: Iterable[AdapterFormat]
+) -> tuple[dict[str, Tensor], LoraShape]:
+    """What the first of these formats that knows every tensor reads. Raises the error of the one that came closest."""
+    refusals: list[StError] = []
+    for one in formats:
+        try:
+            return one.from_file(tensors, metadata)
+        except StError as error:
+            refusals.append(error)
+    raise min(refusals, key=lambda error: error.share if isinstance(error, UnknownTensors) else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +176,9 @@ class _Diffusers(AdapterFormat):
             else:
                 unknown.append(key)
         _refuse(unknown, len(tensors), f"{self.prefix}.<module>.{DOWN}")
+        refuse_halves(state)
         if METADATA in metadata:
-            alphas = _alphas(_unprefixed(json.loads(metadata[METADATA]), self.prefix), shape_of(state, {}).ranks)
+            alphas = header_alphas(metadata[METADATA], self.prefix, shape_of(state, {}).ranks)
         return state, shape_of(state, alphas)
 
 
@@ -210,6 +257,7 @@ def _unkeyed(
         else:
             state[f"{path}.{part}"] = tensor
     _refuse(unknown, len(tensors), expected)
+    refuse_halves(state)
     for key in [key for key in state if key.endswith(f".{MAGNITUDE}")]:
         matrix = state[key.replace(MAGNITUDE, DOWN)].ndim == 2
         state[key] = state[key].reshape(-1) if matrix else state[key].reshape(1, -1, *[1] * (state[key].ndim - 2))
@@ -230,10 +278,7 @@ def _old_names(key: str) -> str:
 
 def _refuse(unknown: Sequence[str], total: int, expected: str) -> None:
     if unknown:
-        raise StError(
-            f"{len(unknown)} of {total} tensors belong nowhere, such as {', '.join(map(repr, unknown[:5]))}",
-            why=f"in this format tensors are named {expected}",
-        )
+        raise UnknownTensors(unknown, total, why=f"in this format tensors are named {expected}")
 
 
 def _replaced(path: str, rename: Sequence[tuple[str, str]]) -> str:

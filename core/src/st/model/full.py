@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from st.errors import StError
-from st.model.adapter import Adapter, is_plain, restore
+from st.model.adapter import NO_FORMATS, Adapter, is_plain, restore
 from st.options import Options
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st.model.family import ModelFamily
+    from st.model.formats import AdapterFormat
     from st.registrar import Registrar
 
     ParamGroup = dict[str, Any]
@@ -45,7 +46,9 @@ class FullAdapter(Adapter):
 
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "precision": precision}[self.options.dtype]
 
-    def attach(self, denoiser: nn.Module, targets: Sequence[str]) -> Sequence[ParamGroup]:
+    def attach(
+        self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
+    ) -> Sequence[ParamGroup]:
         chosen = self._chosen(denoiser)
         denoiser.requires_grad_(False)
         for name, parameter in chosen.items():

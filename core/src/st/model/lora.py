@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from st.errors import Problem, StError
-from st.model.adapter import Adapter, is_plain, restore
+from st.model.adapter import NO_FORMATS, Adapter, is_plain, restore
 from st.model.formats import DOWN, MAGNITUDE, UP, LoraShape
 from st.options import Options
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st.model.family import ModelFamily
+    from st.model.formats import AdapterFormat
     from st.registrar import Registrar
 
     ParamGroup = dict[str, Any]
@@ -54,8 +55,9 @@ class LoraOptions(Options):
     """Precision of the trained weights."""
     start: str = ""
     """Adapter file (.safetensors) to go on from. Rank, alpha and targets are the file's."""
-    format: str = ""
-    """Layout of the adapter file that is written. Empty: the family's first."""
+    format: str | tuple[str, ...] = ""
+    """Layout of the adapter file that is written, or several: adapter.safetensors in the first, adapter-<layout> in the
+    others. Empty: the family's first."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -67,6 +69,11 @@ class LoraOptions(Options):
         if self.init == "orthogonal" and any(rank % 2 for rank in (self.rank, *self.rank_pattern.values())):
             raise ValueError("init = 'orthogonal' needs even ranks")
         return self
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Each layout that is asked for, once."""
+        return tuple(dict.fromkeys((self.format,) if isinstance(self.format, str) else self.format))
 
     @property
     def changes_base(self) -> bool:
@@ -82,16 +89,25 @@ class LoraAdapter(Adapter):
         self._starts: dict[str, Tensor] = {}
 
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
-        known = list(family.adapter_formats())
-        if self.options.format and self.options.format not in known:
-            what = f"adapter.format = {self.options.format!r}: this family writes {', '.join(known)}"
-            return (Problem("adapter.format", what, fix="set one of these, or leave it out"),)
-        return ()
+        from st.model.adapter_start import start_problems
 
-    def attach(self, denoiser: nn.Module, targets: Sequence[str]) -> Sequence[ParamGroup]:
+        known = list(family.adapter_formats())
+        found = list(start_problems(self.options.start))
+        for name in self.options.formats:
+            if name and name not in known:
+                what = f"adapter.format = {name!r}: this family writes {', '.join(known)}"
+                found.append(Problem("adapter.format", what, fix="set one of these, or leave it out"))
+        return found
+
+    def attach(
+        self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
+    ) -> Sequence[ParamGroup]:
         import torch
 
-        start = self._read_start(denoiser)
+        from st.model.adapter_start import read_start, untouched
+
+        start = read_start(self.options.start, denoiser, formats.values()) if self.options.start else None
+        left = untouched(denoiser, targets, start[1]) if start else 0
         config = self._config_of(*start) if start else self._config(denoiser, targets)
         denoiser.requires_grad_(False)
         # peft draws the randomised SVD from torch's generator; a resumed run has to find the same directions.
@@ -114,6 +130,8 @@ class LoraAdapter(Adapter):
         ranks = sorted(set(_shape(denoiser).ranks.values()))
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         self.note = f"LoRA of rank {rank} on {len(_layers(denoiser))} layers: {count:,} weights learn"
+        if left:
+            self.note += f"; {left} other layers that this run would train are not in {self.options.start!r}"
         return [{"params": list(parameters.values()), "name": "lora"}]
 
     def state(self, denoiser: nn.Module) -> Mapping[str, Tensor]:
@@ -133,14 +151,15 @@ class LoraAdapter(Adapter):
     def export(
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
-        from st.model.adapter_file import write_adapter_file
+        from st.model.adapter_file import write_layout
 
         formats = family.adapter_formats()
-        chosen = formats[self.options.format or next(iter(formats))]
-        tensors, header = chosen.to_file(*self.portable(denoiser))
-        path = directory / FILE
-        write_adapter_file(path, tensors, {**metadata, **header})
-        return path
+        state, shape = self.portable(denoiser)
+        names = [name or next(iter(formats)) for name in self.options.formats] or [next(iter(formats))]
+        paths = [directory / (FILE if name == names[0] else f"{Path(FILE).stem}-{name}.safetensors") for name in names]
+        for name, path in zip(names, paths, strict=True):
+            write_layout(path, formats[name], (state, shape), metadata)
+        return paths[0]
 
     def portable(self, denoiser: nn.Module) -> tuple[dict[str, Tensor], LoraShape]:
         """The adapter as it acts on untouched base weights: tensors by our names, and their scale.
@@ -252,26 +271,6 @@ class LoraAdapter(Adapter):
             rank_pattern={f"^{path}": one for path, one in shape.ranks.items() if one != rank},
             alpha_pattern={f"^{path}": one for path, one in shape.alphas.items() if one != alpha},
         )
-
-    def _read_start(self, denoiser: nn.Module) -> tuple[dict[str, Tensor], LoraShape] | None:
-        from st.model.adapter_file import read_adapter_file
-        from st.model.formats import recognise
-
-        if not self.options.start:
-            return None
-        tensors, metadata = read_adapter_file(Path(self.options.start).expanduser())
-        modules = [path for path, _ in denoiser.named_modules()]
-        state, shape = recognise(tensors, modules).from_file(tensors, metadata)
-        foreign = sorted(shape.ranks.keys() - set(modules))
-        if foreign or not state:
-            raise StError(
-                f"adapter.start = {self.options.start!r} fits no {type(denoiser).__name__}",
-                why=f"{len(foreign)} of its {len(shape.ranks)} layers are not there, such as {foreign[:3]}"
-                if foreign
-                else "",
-                fix="name an adapter that was trained on this model",
-            )
-        return state, shape
 
     def _move_base(self, denoiser: nn.Module, starts: Mapping[str, Tensor]) -> None:
         """Give the base what these starts leave of it, where it was left by others: another machine's, or unrounded."""

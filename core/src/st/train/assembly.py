@@ -91,7 +91,9 @@ def prepare_denoiser(run: Run, plugins: Plugins) -> list[ParamGroup]:
     from st.model.compiling import compile_blocks
     from st.model.recompute import Recompute
 
-    groups = [dict(group) for group in run.adapter.attach(run.denoiser, run.family.adapter_targets())]
+    family = run.family
+    attached = run.adapter.attach(run.denoiser, family.adapter_targets(), family.adapter_formats())
+    groups = [dict(group) for group in attached]
     if run.adapter.note:
         run.report.note(run.adapter.note, kind="adapter")
     middleware: list[tuple[str, BlockMiddleware]] = []

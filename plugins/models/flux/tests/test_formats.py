@@ -12,7 +12,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from st import StError
-from st.model.adapter_file import write_adapter_file
+from st.model.adapter_file import read_adapter_file, write_adapter_file
 from st.model.formats import AdapterFormat, LoraShape, diffusers_format, shape_of
 from st.model.lora import LoraAdapter, LoraOptions
 from st.model.targets import match_modules
@@ -285,3 +285,80 @@ def test_a_file_of_another_family_is_refused() -> None:
 
     with pytest.raises(StError, match="2 of 2 tensors belong nowhere, such as 'lora_unet_input_blocks_4"):
         Kohya().from_file(tensors, {})
+
+
+@pytest.mark.parametrize("fuse_qkv", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_training_goes_on_exactly_from_a_file_of_each_layout(
+    make_family: Any, sample: Any, tmp_path: Path, name: str, fuse_qkv: bool
+) -> None:
+    family = make_family(fuse_qkv=fuse_qkv)
+    batch, noised = sample(family)
+    trained, fresh = (family.load_denoiser(CPU, torch.float32) for _ in range(2))
+    file = filled(family, trained, tmp_path, name)
+
+    again = LoraAdapter(LoraOptions(start=str(file)))
+    again.attach(fresh, family.adapter_targets(), family.adapter_formats())
+
+    with torch.no_grad():
+        expected, actual = (family.predict(one, noised, batch) for one in (trained, fresh))
+    assert torch.equal(actual, expected)
+    assert "other layers" not in again.note
+
+
+def filled(family: Any, denoiser: nn.Module, where: Path, name: str) -> Path:
+    """The file of an adapter with random weights."""
+    adapter = LoraAdapter(LoraOptions(rank=4, alpha=2.0, format=name))
+    generator = torch.Generator().manual_seed(1)
+    for group in adapter.attach(denoiser, family.adapter_targets()):
+        for parameter in group["params"]:
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return adapter.export(family, denoiser, where, {})
+
+
+def test_every_layout_is_written_and_says_the_same(family: Any, tmp_path: Path) -> None:
+    denoiser = family.load_denoiser(CPU, torch.float32)
+    adapter = LoraAdapter(LoraOptions(rank=2, format=("kohya", "diffusers", "comfyui")))
+    adapter.attach(denoiser, family.adapter_targets())
+
+    path = adapter.export(family, denoiser, tmp_path, {"st_steps": "1"})
+
+    names = {"kohya": path.name, **{name: f"adapter-{name}.safetensors" for name in ("diffusers", "comfyui")}}
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names.values())
+    assert path.name == "adapter.safetensors"
+    states = [family.adapter_formats()[name].from_file(*opened(tmp_path / file))[0] for name, file in names.items()]
+    assert all(state.keys() == states[0].keys() for state in states)
+    assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
+
+
+def opened(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = read_adapter_file(file)
+    assert metadata["st_steps"] == "1"
+    return tensors, metadata
+
+
+def test_a_file_of_another_model_names_what_does_not_fit(family: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    names = ("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", "lora_unet_input_blocks_4_1_proj_in.lora_up.weight")
+    write_adapter_file(file, {name: torch.zeros(2, 2) for name in names}, {})
+
+    with pytest.raises(StError, match="2 of 2 tensors belong nowhere, such as 'lora_unet_input_blocks_4_1_proj_in"):
+        start_from(file, family)
+
+
+def test_a_file_of_a_larger_model_says_which_shape_was_expected(
+    family: Any, published: nn.Module, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    state = random_state(published, ("transformer_blocks.0.ff.net.2",))
+    write_adapter_file(file, *Kohya().to_file(state, shape_of(state, {})))
+
+    with pytest.raises(
+        StError, match=r"'transformer_blocks.0.ff.net.2.lora_A.weight' has shape \(2, 12288\), expected"
+    ):
+        start_from(file, family)
+
+
+def start_from(file: Path, family: Any) -> None:
+    denoiser = family.load_denoiser(CPU, torch.float32)
+    LoraAdapter(LoraOptions(start=str(file))).attach(denoiser, family.adapter_targets(), family.adapter_formats())

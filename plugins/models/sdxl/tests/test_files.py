@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from st import Geometry, Input
+from st import Geometry, Input, StError
 from st.model.adapter_file import write_adapter_file
 from st.model.formats import LoraShape
 from st.model.lora import LoraAdapter, LoraOptions
@@ -254,3 +254,45 @@ def test_a_file_of_the_text_encoders_is_refused_where_only_the_unet_learns(make:
 
     with pytest.raises(Exception, match="belong nowhere, such as 'lora_te1_"):
         make().adapter_formats()["kohya"].from_file(tensors, metadata)
+
+
+@pytest.mark.parametrize("train_text", [False, True], ids=["unet", "with text encoders"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_training_goes_on_exactly_from_a_file_of_each_layout(
+    make: Make, tmp_path: Path, format: str, train_text: bool
+) -> None:
+    family = make(train_text=train_text, targets="unet")
+    file = tmp_path / "a.safetensors"
+    state, shape = an_adapter(family)
+    write_adapter_file(file, *family.adapter_formats()[format].to_file(state, shape))
+
+    fresh, again = family.load_denoiser(CPU, torch.float32), LoraAdapter(LoraOptions(start=str(file)))
+    again.attach(fresh, family.adapter_targets(), family.adapter_formats())
+
+    found, found_shape = again.portable(fresh)
+    assert found_shape == shape
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_text_encoders_that_nobody_trains_are_not_left_out_in_silence(make: Make, tmp_path: Path, format: str) -> None:
+    both, unet = make(train_text=True, targets="unet"), make(targets="unet")
+    file = tmp_path / "a.safetensors"
+    write_adapter_file(file, *both.adapter_formats()[format].to_file(*an_adapter(both)))
+
+    with pytest.raises(StError, match=r"tensors belong nowhere, such as '(text_encoder|lora_te1)"):
+        LoraAdapter(LoraOptions(start=str(file))).attach(
+            unet.load_denoiser(CPU, torch.float32), unet.adapter_targets(), unet.adapter_formats()
+        )
+
+
+def test_a_file_of_the_unet_leaves_the_text_encoders_and_says_so(make: Make, tmp_path: Path) -> None:
+    both, unet = make(train_text=True, targets="unet"), make(targets="unet")
+    file = tmp_path / "a.safetensors"
+    write_adapter_file(file, *unet.adapter_formats()["kohya"].to_file(*an_adapter(unet)))
+
+    adapter = LoraAdapter(LoraOptions(start=str(file)))
+    adapter.attach(both.load_denoiser(CPU, torch.float32), both.adapter_targets(), both.adapter_formats())
+
+    assert "other layers that this run would train are not in" in adapter.note

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from st import StError
-from st.model.formats import METADATA, AdapterFormat, LoraShape, kohya_format, split_key
+from st.model.formats import METADATA, AdapterFormat, LoraShape, UnknownTensors, kohya_format, split_key
 from st_sdxl.layers import original_names
 
 if TYPE_CHECKING:
@@ -100,10 +99,8 @@ class Parts(AdapterFormat):
             ranks |= shape.ranks
             alphas |= shape.alphas
         if left:
-            raise StError(
-                f"{len(left)} of {len(tensors)} tensors belong nowhere, such as {sorted(left)[0]!r}",
-                why=f"in this format their names begin with {', '.join(part.theirs for part in self.parts())}",
-            )
+            begin = ", ".join(part.theirs for part in self.parts())
+            raise UnknownTensors(sorted(left), len(tensors), why=f"in this format their names begin with {begin}")
         return state, LoraShape(ranks, alphas)
 
 

@@ -1,0 +1,138 @@
+"""``st adapter``: look into adapter files, and make others of them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from st.cli.runfile import Overrides, PluginNames
+from st.errors import StError
+
+File = Annotated[Path, typer.Argument(help="An adapter file, .safetensors.", show_default=False)]
+Files = Annotated[list[Path], typer.Argument(help="Adapter files of one layout.", show_default=False)]
+Out = Annotated[Path, typer.Argument(help="The file to write; a new one.", show_default=False)]
+
+
+def inspect(file: File) -> None:
+    """Show what is in a file: its layers, ranks, scales, strength and history."""
+    from st.model.adapter_algebra import norm, open_adapter
+
+    opened = open_adapter(file)
+    updates = opened.updates.values()
+    numbers = sum(one.down.numel() + one.up.numel() for one in updates)
+    typer.echo(f"{file}: {opened.kind} names, {len(updates)} layers, {numbers:,} weights, {_size(file)}")
+    typer.echo(f"precision  {_counted(str(one.down.dtype).removeprefix('torch.') for one in updates)}")
+    typer.echo(f"rank       {_counted(str(one.rank) for one in updates)}")
+    typer.echo(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
+    strongest = sorted(((norm(one), stem) for stem, one in opened.updates.items()), reverse=True)[:5]
+    typer.echo("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
+    for key, value in sorted(opened.metadata.items()):
+        typer.echo(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
+
+
+def convert(
+    file: File,
+    out: Out,
+    to: Annotated[str, typer.Option("--to", help="The layout to write, as adapter.format names it.")],
+    plugins: PluginNames = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a file in another layout of its family: --plugins names that, --set model.checkpoint=DIR what it needs."""
+    from st.assembly import assemble
+    from st.model.adapter_file import read_adapter_file, write_layout
+    from st.model.formats import METADATA, read_layout
+
+    _refuse_existing(out)
+    _, active = assemble(None, plugins or (), overrides or ())
+    formats = active.family.adapter_formats()
+    if to not in formats:
+        raise StError(f"--to {to}: this family writes {', '.join(formats)}.")
+    tensors, metadata = read_adapter_file(file)
+    adapter = read_layout(tensors, metadata, formats.values())
+    history = {key: value for key, value in metadata.items() if key != METADATA}
+    write_layout(out, formats[to], adapter, history)
+    typer.echo(f"wrote {out}: {len(adapter[1].ranks)} layers")
+
+
+def merge(
+    files: Files,
+    out: Out,
+    weights: Annotated[
+        str, typer.Option(help="How much of each file, comma-separated, as in --weights 1,0.5; 1 each where not said.")
+    ] = "",
+) -> None:
+    """Add adapters up, exactly: the ranks of a layer add up too."""
+    from st.model import adapter_algebra as algebra
+
+    _refuse_existing(out)
+    numbers = _numbers(weights) if weights else [1.0] * len(files)
+    if len(numbers) != len(files):
+        raise StError(f"--weights {weights}: {len(numbers)} weights for {len(files)} files.")
+    opened = [algebra.open_adapter(file) for file in files]
+    updates = algebra.merge(opened, numbers)
+    algebra.write_adapter(opened[0], out, updates)
+    typer.echo(f"wrote {out}: {len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}")
+
+
+def resize(
+    file: File, out: Out, rank: Annotated[int, typer.Option(min=1, help="The largest rank that is left.")]
+) -> None:
+    """Bring an adapter to a lower rank, by the singular values of each layer."""
+    from st.model import adapter_algebra as algebra
+
+    _refuse_existing(out)
+    opened = algebra.open_adapter(file)
+    resized = {stem: algebra.resize(one, rank) for stem, one in opened.updates.items()}
+    algebra.write_adapter(opened, out, {stem: one for stem, (one, _) in resized.items()})
+    kept = [share for _, share in resized.values()]
+    typer.echo(
+        f"wrote {out}: {len(kept)} layers keep {sum(kept) / len(kept):.1%} of their strength, {min(kept):.1%} the least"
+    )
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(show_default=False)],
+    second: Annotated[Path, typer.Argument(show_default=False)],
+) -> None:
+    """Show where two adapters of one layout differ: the norm of the difference over that of the larger update."""
+    from st.model import adapter_algebra as algebra
+
+    one, other = algebra.open_adapter(first), algebra.open_adapter(second)
+    both = algebra.comparable(one, other)
+    apart = sorted(((algebra.distance(one.updates[stem], other.updates[stem]), stem) for stem in both), reverse=True)
+    for file, left in ((first, one.updates.keys() - set(both)), (second, other.updates.keys() - set(both))):
+        for stem in sorted(left):
+            typer.echo(f"only in {file}: {stem}")
+    same = sum(size <= 1e-6 for size, _ in apart)
+    for size, stem in apart[: len(apart) - same]:
+        typer.echo(f"{size:9.4g}  {stem}")
+    typer.echo(f"{same} of {len(both)} layers that both have are the same")
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.suffix != ".safetensors":
+        raise StError(f"{str(out)!r} is not named .safetensors.", fix="Name the file to write last.")
+    if out.exists():
+        raise StError(f"{str(out)!r} exists already.", fix="Name another file.")
+
+
+def _numbers(weights: str) -> list[float]:
+    try:
+        return [float(one) for one in weights.split(",")]
+    except ValueError:
+        raise StError(f"--weights {weights}: these are not numbers.", fix="Write --weights 1,0.5, or so.") from None
+
+
+def _size(file: Path) -> str:
+    return f"{file.stat().st_size / 2**20:.1f} MiB"
+
+
+def _counted(values: Iterable[str]) -> str:
+    """Each value and how often: "16 (190), 4 (2)"; the value alone where there is one."""
+    counts = Counter(values).most_common()
+    return counts[0][0] if len(counts) == 1 else ", ".join(f"{value} ({count})" for value, count in counts)
+
+
+COMMANDS = (inspect, convert, merge, resize, diff)
