@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from aiohttp import ClientError as ConnectionFailed
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
 from st.data.store import Store
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
 CONNECTIONS = 32
 """Requests at a time: readers of a scan and of a loader together."""
 
+_PARTS = 8
+"""Parts of a large object that are written at a time."""
+
 _TAKEN = ("PreconditionFailed", "412")
 _BEYOND_THE_END = ("InvalidRange", "416")
+_NO_REASON = ("400", "403")
 _WRITER = "st-writer"
 
 
@@ -53,6 +58,8 @@ def _filesystem(options: S3StoreOptions) -> Filesystem:
         client_kwargs={"region_name": options.region} if options.region else {},
         config_kwargs=config,
         use_listings_cache=False,
+        # With more parts of one object at a time, s3fs asks for the size before it reads.
+        max_concurrency=1,
         **({"profile": options.profile} if options.profile else {}),
     )
 
@@ -82,6 +89,9 @@ class Filesystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
             return await super()._call_s3(method, *arguments, **keywords)
         except (OSError, BotoCoreError) as error:
             self._refuse(error, keywords)
+            if method == "head_object" and code_of(error) in _NO_REASON:
+                # An answer to HEAD has no body that would say why.
+                await self._call_s3("list_objects_v2", Bucket=keywords["Bucket"], MaxKeys=1)
             if not is_expired(error):
                 raise
         try:
@@ -102,8 +112,7 @@ class Filesystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         if start is not None and end is not None and end <= start:
             return b""
         try:
-            # One request: with more of them at a time, s3fs asks for the size first.
-            found: bytes = await super()._cat_file(path, start=start, end=end, **{**keywords, "max_concurrency": 1})
+            found: bytes = await super()._cat_file(path, start=start, end=end, **keywords)
         except OSError as error:
             if code_of(error) in _BEYOND_THE_END:
                 return b""
@@ -112,12 +121,14 @@ class Filesystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
 
     async def _pipe_file(self, path: str, data: bytes, mode: str = "overwrite", **keywords: Any) -> None:
         if mode != "create":
-            await super()._pipe_file(path, data, mode=mode, **keywords)
+            await super()._pipe_file(path, data, mode=mode, max_concurrency=_PARTS, **keywords)
             return
         # An answer may be lost after the object was made, and the request is sent again: the object says who made it.
         writer = f"{self._writer}-{blake2b(data, digest_size=8).hexdigest()}"
         try:
-            await super()._pipe_file(path, data, mode=mode, Metadata={_WRITER: writer}, **keywords)
+            await super()._pipe_file(
+                path, data, mode=mode, max_concurrency=_PARTS, Metadata={_WRITER: writer}, **keywords
+            )
         except OSError as error:
             if not isinstance(error, FileExistsError) and code_of(error) not in _TAKEN:
                 raise
@@ -135,9 +146,17 @@ class Filesystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         # Only what a Store asks for: of a million objects, s3fs's own answer takes gigabytes.
         bucket, key, _ = self.split_path(self._strip_protocol(path))
         found: dict[str, dict[str, Any]] = {}
-        async for page in self._list_pages("list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else ""):
+        page: dict[str, Any] = {"NextContinuationToken": None}
+        while "NextContinuationToken" in page:
+            token = page["NextContinuationToken"]
+            more = {"ContinuationToken": token} if token else {}
+            prefix = f"{key}/" if key else ""
+            page = await self._call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
             for entry in page.get("Contents", ()):
                 if not entry["Key"].endswith("/"):
                     modified = entry["LastModified"].timestamp()
                     found[f"{bucket}/{entry['Key']}"] = {"size": entry["Size"], "mtime": modified}
         return found
+
+    # s3fs binds its own method to this name; the others are bound to an instance's.
+    find = sync_wrapper(_find)
