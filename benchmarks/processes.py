@@ -18,6 +18,10 @@ HERE = Path(__file__).parent
 Case = tuple[str, str, Sequence[object]]
 """Module, case, arguments."""
 
+STEADY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
+"""Lets a process of glibc keep the memory that it frees. What it would give back, and fetch again page by page in the
+next step, hangs on how large its largest allocation was: chance, which weighs up to seven percent of a step."""
+
 
 class BenchmarkFailed(RuntimeError):
     """A measured process ended before it answered."""
@@ -33,7 +37,7 @@ def environment() -> dict[str, str]:
 class Child:
     """A running case. What it prints on standard error goes to ``log``."""
 
-    def __init__(self, case: Case, log: Path) -> None:
+    def __init__(self, case: Case, log: Path, more: Mapping[str, str]) -> None:
         module, name, arguments = case
         self.log = log
         with log.open("ab") as errors:
@@ -42,7 +46,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(),
+                env=environment() | more,
                 text=True,
             )
 
@@ -71,8 +75,9 @@ class Child:
 
 
 @contextmanager
-def running(case: Case, log: Path) -> Iterator[Child]:
-    child = Child(case, log)
+def running(case: Case, log: Path, more: Mapping[str, str] | None = None) -> Iterator[Child]:
+    """A case, until the block ends. more: of its environment."""
+    child = Child(case, log, more or {})
     try:
         yield child
     finally:
@@ -108,7 +113,7 @@ def alternating(floor: Case, ours: Case, turns: int, log: Path) -> list[Turn]:
     Their first report is warm-up. What a program does in the background while it should wait counts: the clock is that
     of the whole process and is read at the end of a turn only.
     """
-    with running(floor, log) as first, running(ours, log) as second:
+    with running(floor, log, STEADY) as first, running(ours, log, STEADY) as second:
         pair = (first, second)
         before = [child.answer() for child in pair]
         found = []

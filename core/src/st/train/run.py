@@ -96,7 +96,7 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         with stages.session(run, learner, loader, plugins, folder) as session:
             if resume:
                 session.restore()
-            step = build_step(run, learner, plugins)
+            step = session.guarded(build_step(run, learner, plugins))
             stages.describe(session, encoded[0])
             trackers = plugins.trackers if ranks.main else {}
             report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)

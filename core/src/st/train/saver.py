@@ -1,10 +1,10 @@
-"""Saver: writes checkpoints on a thread of its own, so that a save costs the loop only a copy in memory."""
+"""Saver: copies and writes checkpoints on a thread of its own, while the loop computes the next gradients."""
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from st.errors import OutputUnwritable
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 FAILURES_ALLOWED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """What one checkpoint holds: named states, already copied, and facts for its manifest."""
-
-    step: int
-    states: Mapping[str, Any]
-    facts: Mapping[str, Any]
-
-
 class Saver:
     """Saves in the background, one checkpoint at a time; a new save waits for the one before it.
 
@@ -46,16 +37,25 @@ class Saver:
         self._writing: Future[None] | None = None
         self._failures: list[OSError] = []
         self._room: Mapping[str, Any] = {}
+        self._copied: threading.Event | None = None
+        self._stalled = 0.0
 
     def save(self, step: int, states: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Copy the states now, write them later."""
+        """Begin to save. The states' tensors must not change until ``copied`` returns."""
         started = time.perf_counter()
         self.wait()
-        # The parcel before is written, and makes room for this one.
-        self._room = snapshot(dict(states), self._room)
-        parcel = Parcel(step, self._room, facts)
-        stalled = time.perf_counter() - started
-        self._writing = self._writer.submit(self._write, parcel, stalled)
+        self._copied = threading.Event()
+        self._stalled = time.perf_counter() - started
+        self._writing = self._writer.submit(self._save, step, states, facts, self._copied)
+
+    def copied(self) -> None:
+        """Until what is being saved is copied, so that weights may change again."""
+        if self._copied is None:
+            return
+        started = time.perf_counter()
+        self._copied.wait()
+        self._copied = None
+        self._stalled += time.perf_counter() - started
 
     def wait(self) -> None:
         """Until nothing is being written. Raises what the writing thread could not recover from."""
@@ -72,35 +72,40 @@ class Saver:
         """Let the write that is under way end; start no other."""
         self._writer.shutdown(wait=True)
 
-    def _write(self, parcel: Parcel, stalled: float) -> None:
+    def _save(self, step: int, states: Mapping[str, Any], facts: Mapping[str, Any], copied: threading.Event) -> None:
         started = time.perf_counter()
+        try:
+            # The parcel before is written, and makes room for this one.
+            self._room = snapshot(dict(states), self._room)
+        finally:
+            copied.set()
 
         def fill(directory: Path) -> None:
             (directory / "state").mkdir()
-            for name, state in parcel.states.items():
+            for name, state in self._room.items():
                 write_state(directory / "state", name, state)
 
         try:
-            checkpoint = self.vault.write(parcel.step, fill, parcel.facts)
+            checkpoint = self.vault.write(step, fill, facts)
         except OSError as error:
             self._failures.append(error)
             kept = self.vault.steps()
             self.report.note(
-                f"checkpoint of step {parcel.step} could not be written: {error}; "
+                f"checkpoint of step {step} could not be written: {error}; "
                 + (f"the one of step {kept[-1]} is untouched" if kept else "there is none yet"),
                 kind="checkpoint_failed",
-                step=parcel.step,
+                step=step,
             )
             return
         self._failures.clear()
-        for step in self.vault.prune(self.options.keep):
-            self.report.note(f"checkpoint of step {step} removed", kind="checkpoint_removed", step=step)
+        for gone in self.vault.prune(self.options.keep):
+            self.report.note(f"checkpoint of step {gone} removed", kind="checkpoint_removed", step=gone)
         self.report.note(
-            f"checkpoint of step {parcel.step} saved",
+            f"checkpoint of step {step} saved",
             kind="checkpoint",
-            step=parcel.step,
+            step=step,
             directory=str(checkpoint.directory),
-            stalled_seconds=round(stalled, 4),
+            stalled_seconds=round(self._stalled, 4),
             wrote_seconds=round(time.perf_counter() - started, 4),
         )
         self.announce(checkpoint)

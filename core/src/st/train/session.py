@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from st.errors import CheckpointDamaged, StError
 from st.train.loop import Announce
 from st.train.run import Outcome
-from st.train.state import read_state
+from st.train.state import read_state, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from st.train.output import OutputFolder
     from st.train.run import Checkpoint, Run
     from st.train.saver import Saver
-    from st.train.step import StepStats
+    from st.train.step import Step, StepStats, UpdateStats
     from st.train.stop import Stop
 
     Measure = Callable[[], Mapping[str, float]]
@@ -92,7 +92,17 @@ class Session:
         """The moving average in place of the trained weights, where one is kept."""
         return nullcontext() if self.learner.average is None else self.learner.average.in_place()
 
+    def guarded(self, step: Step) -> Step:
+        """The same step, whose update waits until the checkpoint that is being saved is copied."""
+
+        def update() -> UpdateStats:
+            self.saver.copied()
+            return step.update()
+
+        return replace(step, update=update)
+
     def _measure(self, due: Sequence[Measure]) -> None:
+        self.saver.copied()
         step = self.run.progress.step
         with self.run.report.pause("validation"):
             for measure in due:
@@ -106,7 +116,7 @@ class Session:
             self._keep_best(best)
 
     def save(self) -> None:
-        """Write a checkpoint of this step in the background. Raises RunFailed rather than save spoiled weights."""
+        """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
         run = self.run
         run.report.read()
         if run.report.failure is not None:
@@ -119,7 +129,10 @@ class Session:
             self.saver.save(run.progress.step, self.states(), facts)
 
     def states(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, by name."""
+        """Everything that a resumed run needs, by name.
+
+        What the optimizer's step changes is not copied yet; what a technique may change at any time is.
+        """
         run, learner = self.run, self.learner
         progress = run.progress
         states: dict[str, Any] = {
@@ -133,7 +146,7 @@ class Session:
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
         for name, plugin in self.plugins.stateful():
-            states[f"plugin-{name}"] = plugin.state_dict()
+            states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
 
     def restore(self) -> bool:
