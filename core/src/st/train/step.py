@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What the optimizer step saw: the gradient's norm before clipping, a scalar tensor, and learning rates by group."""
+    """What the optimizer step saw: the gradient norm before clipping, a scalar tensor, and learning rates by group."""
 
     grad_norm: Tensor | None
     learning_rates: tuple[float, ...]
