@@ -18,9 +18,9 @@ from st.data.sample import Media, Sample
 from st.data.store import Store
 from st.errors import DataUnusable
 from st.options import Options
+from st.randomness import keyed
 from st.report.console import NoConsole
 from st.report.report import Report, ReportOptions
-from st.randomness import keyed
 
 Transform = Callable[[Sample], Sample | None]
 

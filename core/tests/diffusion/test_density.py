@@ -24,8 +24,8 @@ from st.diffusion.density import (
     register,
 )
 from st.diffusion.path import DiscretePath, linear_betas, straight
-from st.registrar import Registrar
 from st.randomness import Draws
+from st.registrar import Registrar
 
 CPU = torch.device("cpu")
 COUNT = 8000

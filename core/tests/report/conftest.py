@@ -11,10 +11,10 @@ import torch
 
 from st.diffusion.objective import Objective
 from st.model.lora import LoraAdapter, LoraOptions
+from st.randomness import Draws
 from st.report.report import Report, ReportOptions
 from st.report.tracker import RunInfo
 from st.testing.tiny import TinyFamily
-from st.randomness import Draws
 from st.train.ranks import Single
 from st.train.run import Outcome, Run
 

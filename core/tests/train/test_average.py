@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from st.train.average import Average, AverageOptions, decay_at
 
 

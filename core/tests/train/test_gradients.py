@@ -1,4 +1,5 @@
 import torch
+
 from st.train.gradients import ClipOptions, clip
 
 

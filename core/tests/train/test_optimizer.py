@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from st.train.adamw_bf16 import AdamWBf16, round_stochastically
 from st.train.optimizer import AdafactorOptions, AdamWOptions, SgdOptions, build_adafactor, build_adamw, build_sgd
 
@@ -61,7 +62,8 @@ def test_bf16_refuses_other_dtypes():
 
 
 @pytest.mark.parametrize(
-    ("build", "options"), [(build_adamw, AdamWOptions()), (build_sgd, SgdOptions()), (build_adafactor, AdafactorOptions())]
+    ("build", "options"),
+    [(build_adamw, AdamWOptions()), (build_sgd, SgdOptions()), (build_adafactor, AdafactorOptions())],
 )
 def test_every_optimizer_lowers_a_square(build, options):
     parameter = torch.nn.Parameter(torch.full((4, 4), 3.0))

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+
 from st.errors import OutputUnwritable, ProblemsFound
 from st.train.output import OutputFolder
 
@@ -17,9 +18,12 @@ def folder(tmp_path):
 
 
 def test_a_second_run_in_one_folder_is_refused(folder):
-    program = f"from pathlib import Path; from st.train.output import OutputFolder as F; F(Path({str(folder.directory)!r})).claim()"
+    program = "import sys; from pathlib import Path; from st.train.output import OutputFolder\n"
+    program += "OutputFolder(Path(sys.argv[1])).claim()"
 
-    second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    second = subprocess.run(
+        [sys.executable, "-c", program, str(folder.directory)], capture_output=True, text=True, check=False
+    )
 
     assert second.returncode == 1
     assert "another run is writing there" in second.stderr

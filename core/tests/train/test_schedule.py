@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from st.train.schedule import (
     SMALLEST,
     ConstantOptions,

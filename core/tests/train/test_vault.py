@@ -3,6 +3,7 @@ import os
 
 import pytest
 import torch
+
 from st.errors import CheckpointDamaged
 from st.train.state import read_state, snapshot, write_state
 from st.train.vault import Vault
@@ -19,7 +20,11 @@ def vault(tmp_path):
 
 
 def test_state_returns_exactly_as_it_was(tmp_path):
-    state = {"a": [torch.zeros(0), None, True], 1: ({"x": 1.5e-300}, "text"), "half": torch.ones(2, dtype=torch.bfloat16)}
+    state = {
+        "a": [torch.zeros(0), None, True],
+        1: ({"x": 1.5e-300}, "text"),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
 
     write_state(tmp_path, "state", state)
     restored = read_state(tmp_path, "state")
