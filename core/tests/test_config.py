@@ -117,7 +117,7 @@ def test_origin_of_every_value_is_known(configure: Callable[..., RunConfig]) -> 
     ("text", "said"),
     [
         ("stepz = 3", "run.toml:2: a run has no option 'stepz'. Did you mean 'steps'?"),
-        ("[optimiser]", "run.toml:2: [optimiser] is neither a section nor an active plugin. Did you mean 'optimizer'?"),
+        ("[optimiser]", "run.toml:2: [optimiser] is neither a section nor an active plugin. Did you mean 'optimizer'"),
         ("batch = 'two'", "run.toml:2: batch = 'two': must be a whole number."),
         ("precision = 'f16'", "run.toml:2: precision = 'f16': must be 'fp32', 'bf16' or 'fp16'."),
         ("clip = 3", "run.toml:2: clip = 3: must be a table of settings."),

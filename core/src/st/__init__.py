@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from st.model.formats import kohya_format as kohya_format
     from st.model.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantizer import Quantizer as Quantizer
+    from st.model.references import References as References
     from st.options import Options as Options
     from st.registrar import Registrar as Registrar
     from st.report.tracker import Picture as Picture
@@ -84,6 +85,7 @@ _MODULES = {
     "st.model.formats": ("AdapterFormat", "comfyui_format", "diffusers_format", "kohya_format"),
     "st.model.pipeline_family": ("PipelineFamily",),
     "st.model.quantizer": ("Quantizer",),
+    "st.model.references": ("References",),
     "st.options": ("Options",),
     "st.registrar": ("Registrar",),
     "st.report.tracker": ("Picture", "RunInfo", "Tracker"),

@@ -18,11 +18,15 @@ from st.config import (
     section_options,
 )
 from st.errors import Problem, ProblemsFound, StError
+from st.model.references import problems as problems_of_references
+from st.model.references import references_read
 from st.options import Options
 from st.reading import Reader
 from st.registrar import Choice, StrategyKind
 from st.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
 from st.spelling import closest, did_you_mean
+from st.train.groups import GroupOptions
+from st.train.splitting import splitting_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +109,7 @@ class Assembly:
         sections: dict[str, Any] = {name: self._section(name) for name in SECTIONS if name != "cache"}
         sections["cache"], sections["cache_store"] = self._cache()
         sections |= {kind: self._choice(kind, default) for kind, default in CHOICES.items()}
-        datasets, validators = self._datasets(), list(self._validators())
+        datasets, validators, groups = self._datasets(), list(self._validators()), tuple(self._groups())
         families = self.activation.families
         if run is None or self.reader.problems or not families:
             return None
@@ -113,6 +117,7 @@ class Assembly:
             **{**dict(run), "plugins": tuple(names)},
             **sections,
             model=self.activation.options[families[0].name],
+            groups=groups,
             datasets=tuple(datasets),
             validators=tuple(validators),
             plugin_options=self.activation.options,
@@ -165,9 +170,22 @@ class Assembly:
         strategy = self._lookup(kind, name, (kind, "kind"))
         if strategy is None:
             return None
-        data = {key: value for key, value in table.items() if key != "kind"}
-        options = self.reader.options(strategy.options, (kind,), data, others=("kind",))
+        others = ("kind", "groups") if kind == "optimizer" else ("kind",)
+        data = {key: value for key, value in table.items() if key not in others}
+        options = self.reader.options(strategy.options, (kind,), data, others=others)
         return None if options is None else Choice(name, options, strategy.build)
+
+    def _groups(self) -> Iterator[GroupOptions]:
+        """``[[optimizer.groups]]``: weights that any optimizer treats otherwise than the rest."""
+        tables = self.reader.table(("optimizer",)).get("groups", [])
+        if not isinstance(tables, list):
+            fix = "Write [[optimizer.groups]] with two brackets."
+            self.reader.refuse(("optimizer", "groups"), "a run has a list of them.", fix=fix)
+            return
+        for index in range(len(tables)):
+            group = self.reader.options(GroupOptions, ("optimizer", "groups", index))
+            if group is not None:
+                yield group
 
     def _validators(self) -> Iterator[tuple[int, Choice]]:
         tables = self.reader.at(("validator",))
@@ -289,6 +307,10 @@ def _meaning(setting: str) -> str:
 def _checked(config: RunConfig, plugins: Plugins) -> list[Problem]:
     """What settings that are right by themselves have against each other, and what plugins have against them."""
     found = [*_contradictions(config, plugins), *_unusable_prompts(config)]
+    if not found:
+        adapter = config.adapter.build(config.adapter.options)
+        found += problems_of_references(config, references_read(plugins.family, adapter))
+    found += splitting_problems(config, plugins.registrar)
     for answer in plugins.pm.hook.st_check(config=config):
         found += answer
     return found

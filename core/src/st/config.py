@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from st.train.average import AverageOptions
     from st.train.checkpoint import CheckpointOptions
     from st.train.gradients import ClipOptions
+    from st.train.groups import GroupOptions
+    from st.train.history import MetadataOptions
     from st.train.ranks import RanksOptions
 
 SECTIONS = {
@@ -45,6 +47,7 @@ SECTIONS = {
     "validation": "st.report.validation:ValidationOptions",
     "evaluation": "st.report.evaluation:EvaluationOptions",
     "report": "st.report.report:ReportOptions",
+    "metadata": "st.train.history:MetadataOptions",
     "ranks": "st.train.ranks:RanksOptions",
 }
 """Sections of a run file, and whose options they are."""
@@ -104,8 +107,9 @@ class RunConfig:
 
     ``plugin`` gives the options of an active plugin.
 
-    model is the family's options. quantizer and average are None where the run file has no such section. cache_store
-    opens the cache's url: the backend that it names, with what that one needs to know of ``[cache]``.
+    model is the family's options. groups are those of ``[[optimizer.groups]]``. quantizer and average are None where
+    the run file has no such section. cache_store opens the cache's url: the backend that it names, with what that one
+    needs to know of ``[cache]``.
     """
 
     plugins: tuple[str, ...]
@@ -122,6 +126,7 @@ class RunConfig:
     adapter: Choice
     quantizer: Choice | None
     optimizer: Choice
+    groups: tuple[GroupOptions, ...]
     schedule: Choice
     density: Choice
     weighting: Choice
@@ -142,6 +147,7 @@ class RunConfig:
     validation: ValidationOptions
     evaluation: EvaluationOptions
     report: ReportOptions
+    metadata: MetadataOptions
     ranks: RanksOptions
     plugin_options: Mapping[str, Options]
     origins: Mapping[Location, str]
@@ -168,6 +174,9 @@ class RunConfig:
                 continue
             if field.name == "datasets":
                 data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
+            elif field.name == "groups":
+                if value:
+                    data["optimizer"]["groups"] = [_dumped(group) for group in value]
             elif field.name == "cache_store":
                 data["cache"] |= _dumped(value.options)
             elif field.name == "validators":

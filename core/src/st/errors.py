@@ -105,3 +105,9 @@ class OutOfMemory(StError):
     """The device's memory is full."""
 
     exit_code = 3
+
+
+class RankLost(StError):
+    """Another process of the run ended, or did not come in time. ``st train`` shows that one's failure instead."""
+
+    exit_code = 5

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from st.config import RunConfig
     from st.data.dataset import DatasetConfig
+    from st.data.encoder import Encoder
     from st.data.sample import Sample
     from st.errors import Problem
     from st.model.blocks import BlockMiddleware
+    from st.model.family import ModelFamily
     from st.registrar import Registrar
     from st.train.run import Checkpoint, Outcome, Run
     from st.train.step import StepStats, StepWrapper
@@ -56,6 +58,16 @@ def st_sample_transform(dataset: DatasetConfig) -> Callable[[Sample], Sample | N
     Called once per data set, before buckets are made. The returned function is asked for each sample: it returns the
     sample, a changed copy (captions, extras), or None to drop it, which the report counts. It must not depend on the
     order of calls.
+    """
+
+
+@hookspec
+def st_encoders(config: RunConfig, family: ModelFamily[Any]) -> Sequence[Encoder] | None:
+    """Compute something of every sample once, and train with it.
+
+    Called once per command that encodes or looks after the cache, before anything is loaded. Encoders of pixels or
+    sound; their outputs are cached like latents and arrive in ``batch.extras`` under the names that the encoder gives
+    them, stacked over samples: their shape depends on nothing but the geometry.
     """
 
 

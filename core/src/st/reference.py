@@ -82,7 +82,12 @@ def options_page(names: Sequence[str] = ()) -> str:
     for installed, cls in described.plugins:
         prefix = {"models": "model", "backends": "dataset"}.get(installed.kind, installed.name)
         pages.append(options_table(prefix, cls.Options))
-        brought = [found for found in described.registrar.strategies() if found.owner == installed.label]
+        # An engine has the options of [ranks].
+        brought = [
+            found
+            for found in described.registrar.strategies()
+            if found.owner == installed.label and found.kind != "engine"
+        ]
         pages += [_strategy_table(strategy) for strategy in brought if strategy.build is not cls]
     return "\n".join(pages)
 
@@ -98,6 +103,12 @@ def _core_page(name: str, registrar: Registrar) -> str:
     if name in SECTIONS:
         return options_table(name, section_options(name))
     found = [_strategy_table(strategy) for strategy in registrar.strategies() if strategy.kind == name]
+    if name == "optimizer":
+        from st.train.groups import GroupOptions
+
+        found.append(
+            f"`[[optimizer.groups]]`: {getdoc(GroupOptions)}\n\n{options_table('optimizer.groups.0', GroupOptions)}"
+        )
     return "\n".join(found) if found else "The core brings none; plugins do.\n"
 
 

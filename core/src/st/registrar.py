@@ -61,13 +61,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A strategy that can be chosen. owner: the package or plugin that brought it."""
+    """A strategy that can be chosen. owner: the package or plugin that brought it.
+
+    elementwise: of an optimizer, splits: of an engine, as ``Registrar.optimizer`` and ``.engine`` say.
+    """
 
     kind: StrategyKind
     name: str
     build: Callable[..., Any]
     options: type[Options]
     owner: str
+    elementwise: bool = False
+    splits: bool = False
 
 
 class Registrar:
@@ -91,10 +96,20 @@ class Registrar:
             self._owner = before
 
     def optimizer(
-        self, name: str, build: Callable[[Sequence[ParamGroup], OptionsT], Optimizer], options: type[OptionsT]
+        self,
+        name: str,
+        build: Callable[[Sequence[ParamGroup], OptionsT], Optimizer],
+        options: type[OptionsT],
+        *,
+        elementwise: bool = False,
     ) -> None:
-        """``[optimizer] kind``: ``build(groups, options)``."""
-        self._add("optimizer", name, build, options)
+        """``[optimizer] kind``: ``build(groups, options)``.
+
+        elementwise: each weight's step depends on that weight's own gradients and state alone, and state is tensors of
+        the parameter's shape or scalars. Only such an optimizer gives the same on parts of parameters, which is what
+        engines that split weights hand it.
+        """
+        self._add("optimizer", name, build, options, elementwise=elementwise)
 
     def schedule(
         self, name: str, build: Callable[[Optimizer, OptionsT, int], Schedule], options: type[OptionsT]
@@ -130,9 +145,19 @@ class Registrar:
         """``[[validator]] kind``: what is measured during training."""
         self._add("validator", name, build, options)
 
-    def engine(self, name: str, build: Callable[[torch.device, RanksOptions], Ranks], options: type[Options]) -> None:
-        """``[ranks] engine``: how several devices work on one run: ``build(device, options)``."""
-        self._add("engine", name, build, options)
+    def engine(
+        self,
+        name: str,
+        build: Callable[[torch.device, RanksOptions], Ranks],
+        options: type[Options],
+        *,
+        splits: bool = False,
+    ) -> None:
+        """``[ranks] engine``: how several devices work on one run: ``build(device, options)``.
+
+        splits: weights or optimizer state lie in parts on the ranks; what needs them whole is refused beforehand.
+        """
+        self._add("engine", name, build, options, splits=splits)
 
     def family(self, name: str, cls: type[ModelFamily[Any]]) -> None:
         """A model family made at run time, named in ``plugins``."""
@@ -146,14 +171,23 @@ class Registrar:
         """A tracker made at run time, named in ``plugins``."""
         self._add("tracker", name, cls, cls.Options)
 
-    def _add(self, kind: StrategyKind, name: str, build: Callable[..., Any], options: type[Options]) -> None:
+    def _add(
+        self,
+        kind: StrategyKind,
+        name: str,
+        build: Callable[..., Any],
+        options: type[Options],
+        *,
+        elementwise: bool = False,
+        splits: bool = False,
+    ) -> None:
         claimed = self._strategies.get((kind, name))
         if claimed is not None:
             raise PluginError(
                 f"{kind} {name!r} is claimed by {claimed.owner} and by {self._owner}.",
                 fix="Take one of them out of plugins.",
             )
-        self._strategies[kind, name] = Strategy(kind, name, build, options, self._owner)
+        self._strategies[kind, name] = Strategy(kind, name, build, options, self._owner, elementwise, splits)
 
     def get(self, kind: StrategyKind, name: str) -> Strategy | None:
         """The strategy of this name, or None."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]:
     """The run of an output folder with the weights of one of its checkpoints, in eval mode, on one device.
 
-    checkpoint: "latest", "best" or a step. With a moving average, its weights. Raises StError for a folder without a
-    run and for a checkpoint that does not exist or is damaged.
+    checkpoint: "latest", "best" or a step. With a moving average, its weights; with an optimizer that has weights to
+    be used, those. Raises StError for a folder without a run and for a checkpoint that does not exist or is damaged.
     """
     settings = directory / SETTINGS
     if not settings.is_file():
@@ -39,10 +39,11 @@ def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]
     vault.verify(step)
     device = choose_device(config.device)
     family, adapter = plugins.family, config.adapter.build(config.adapter.options)
-    denoiser = load_denoiser(config, family, adapter, device)
+    denoiser = load_denoiser(config, family, adapter, device, Report.silent())
     groups = adapter.attach(denoiser, family.adapter_targets(), family.adapter_formats())
     state = vault.path(step) / "state"
-    adapter.load(denoiser, read_state(state, "adapter"))
+    evaluated = (state / "evaluated.json").is_file()
+    adapter.load(denoiser, read_state(state, "evaluated" if evaluated else "adapter"))
     if config.average is not None:
         average = Average([p for group in groups for p in group["params"]], config.average)
         average.load_state_dict(read_state(state, "average"))

@@ -20,9 +20,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def run_file_schema(described: Described) -> dict[str, Any]:
     """The schema of run files in which these plugins are active."""
     from st.data.dataset import DatasetOptions
+    from st.train.groups import GroupOptions
 
     registrar = described.registrar
-    classes: list[type[Options]] = [RunOptions, DatasetOptions, *(section_options(name) for name in SECTIONS)]
+    classes: list[type[Options]] = [
+        RunOptions,
+        DatasetOptions,
+        GroupOptions,
+        *(section_options(name) for name in SECTIONS),
+    ]
     classes += [cls.Options for _, cls in described.plugins] + [found.options for found in registrar.strategies()]
     classes += [cls for found in registrar.strategies() if (cls := _store_options(found)) is not None]
     unique = list(dict.fromkeys(classes))
@@ -51,6 +57,9 @@ def run_file_schema(described: Described) -> dict[str, Any]:
         ]
         # Not oneOf: a section without a kind may fit the default and others alike.
         properties[kind] = {"anyOf": variants} if variants else {"type": "object"}
+        if kind == "optimizer":
+            for variant in variants:
+                variant["properties"]["groups"] = {"type": "array", "items": of(GroupOptions)}
     properties |= {name: of(section_options(name)) for name in SECTIONS}
     for strategy in registrar.strategies():
         if (store_options := _store_options(strategy)) is not None:

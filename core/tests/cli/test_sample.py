@@ -28,6 +28,13 @@ def test_a_prompt_is_rendered_from_a_checkpoint(
         assert picture.size == (40, 64)
 
 
+def test_a_fact_without_a_text_is_refused(st_cli: Callable[..., CliResult], tmp_path: Path) -> None:
+    refused = st_cli("sample", tmp_path, "--prompt", "x", "--fact", "bpm")
+
+    assert refused.code == 1
+    assert "--fact 'bpm' says nothing" in refused.err
+
+
 def test_a_size_that_cannot_be_read_is_refused(st_cli: Callable[..., CliResult], tmp_path: Path) -> None:
     refused = st_cli("sample", tmp_path, "--prompt", "x", "--size", "big")
 

@@ -25,6 +25,7 @@ from st.data.prepare import PreparedSet, prepare_set
 from st.data.rule import GeometryRule
 from st.data.sample import Media, Sample
 from st.data.store import Store
+from st.data.words import Words
 from st.errors import SampleUnreadable
 from st.options import Options
 from st.report.report import Report
@@ -206,7 +207,7 @@ def encoded(
         ranks=ranks or Rank(),
         report=report or Report.silent(),
         options=CacheOptions(batch=batch, workers=2, verify=verify),
-        prompts=prompts,
+        prompts=[Words(text) for text in prompts],
     )
 
 

@@ -30,7 +30,7 @@ def fits(sizes: list[tuple[int, int]], rule: GeometryRule = RULE, **options: obj
     width, height = np.array(sizes, np.int64).T
     ones = np.ones(len(sizes), np.int64)
     return fit(
-        Sizes(width, height, ones, np.zeros(len(sizes))),
+        Sizes(width, height, ones, np.zeros(len(sizes)), np.zeros(len(sizes))),
         DatasetOptions.model_validate({"url": "x", **options}),
         rule,
         bits_of(len(sizes)),
@@ -198,8 +198,9 @@ def test_buckets_outside_the_aspects_are_left_out() -> None:
 
 
 def test_clips_and_sounds_get_lengths_that_the_rule_accepts() -> None:
-    sizes = Sizes(np.array([640, 640, 0]), np.array([480, 480, 0]), np.array([37, 4, 1]), np.array([0.0, 0.0, 7.9]))
-    options = DatasetOptions(url="x", frames=20)
+    lengths = (np.array([37, 4, 1]), np.array([0.0, 0.0, 7.9]), np.array([24.0, 24.0, 0.0]))
+    sizes = Sizes(np.array([640, 640, 0]), np.array([480, 480, 0]), *lengths)
+    options = DatasetOptions(url="x", num_frames=20)
 
     made = fit(sizes, options, GeometryRule(frames_modulus=8, frames_remainder=5), bits_of(3))
 

@@ -13,6 +13,7 @@ from st.data.buckets import BatchShape
 from st.data.cache import Cache
 from st.data.loader import Loader, LoaderOptions
 from st.data.store import Store
+from st.data.words import Words
 from st.diffusion.objective import Batch
 
 Make = Callable[..., Loader]
@@ -242,7 +243,9 @@ def test_evaluation_batches_are_always_the_same_and_leave_training_alone(
 
 
 def test_encodings_are_those_of_the_text_encoders(make: Make) -> None:
-    assert make().encodings(["picture 3"])["picture 3"]["text"].shape == (11, 1)
+    words = Words("picture 3")
+
+    assert make().encodings([words])[words]["text"].shape == (11, 1)
 
 
 def spoil(store: Store) -> None:

@@ -10,9 +10,10 @@ from PIL import Image
 
 from st.data.backend import DataBackend
 from st.data.dataset import DatasetConfig, DatasetOptions
+from st.data.digest import digest_of
 from st.data.folder import FolderBackend, FolderOptions
 from st.data.index import Listing
-from st.data.prepare import Memory, PreparedSet, digest_of, keyed_each, prepare_set
+from st.data.prepare import Memory, PreparedSet, keyed_each, prepare_set
 from st.data.rule import GeometryRule
 from st.data.sample import Media, Sample
 from st.data.store import Store

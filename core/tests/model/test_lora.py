@@ -353,11 +353,6 @@ def test_quantized_weights_are_not_taken_apart(make_case: Callable[[str], Any], 
         variant(name).attach(case.denoiser, TARGETS)
 
 
-def test_loftq_says_why_not(make_case: Callable[[str], Any]) -> None:
-    with pytest.raises(StError, match="'loftq' cannot be used: it needs CUDA"):
-        LoraAdapter(LoraOptions(init="loftq")).attach(make_case("sd3").denoiser, TARGETS)
-
-
 def test_convolutions_are_adapted_and_not_taken_apart() -> None:
     convolutions = nn.Sequential(nn.Conv2d(4, 4, 3))
 

@@ -68,3 +68,20 @@ def test_statistics_per_channel_are_applied_to_clips(family: Any) -> None:
     assert torch.equal(latents[:, 1], (z[:, 1] - 2) / 4)
     torch.testing.assert_close(codec.denormalise(Statistics(), latents), z)
     assert codec._clip(torch.zeros(3, 8, 8)).shape == (3, 1, 8, 8)
+
+
+def test_what_a_codec_gives_beside_latents_is_in_each_samples_entry(family: Any) -> None:
+    class Halved(PipelineCodec):
+        def further(self, autoencoder: Any, entered: Tensor) -> dict[str, Tensor]:
+            return {"half": entered[:, :, ::2]}
+
+    first, second = torch.rand(2, 3, 32, 48)
+    codec, plain = Halved(family.folder, "vae", "fp32"), PipelineCodec(family.folder, "vae", "fp32")
+
+    with codec.open(CPU) as encode, plain.open(CPU) as encode_plain:
+        entries = encode([Input("a", SIZE, pixels=first), Input("b", SIZE, pixels=second)])
+        (alone,) = encode_plain([Input("b", SIZE, pixels=second)])
+
+    assert [list(entry) for entry in entries] == [["latents", "half"]] * 2
+    assert torch.equal(entries[1]["half"], second[:, ::2] * 2 - 1)
+    assert list(alone) == ["latents"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from st.data.words import Words
 from st.diffusion.objective import Batch, Noised
 from st.report.evaluation import EvaluationOptions, evaluate, evaluation_rows, evaluation_times
 from st.report.rendering import encode_texts
@@ -15,11 +16,11 @@ OPTIONS = EvaluationOptions(every=1, times=8)
 
 def batches(run: Run, *groups: tuple[str, ...]) -> list[Batch]:
     """Held-out samples; what a sample holds depends on its key only."""
-    texts = encode_texts(run.family, [key for keys in groups for key in keys], run.device)
+    texts = encode_texts(run.family, [Words(key) for keys in groups for key in keys], run.device)
     found = []
     for keys in groups:
         latents = [torch.randn(192, 3, 2, generator=torch.Generator().manual_seed(ord(key))) for key in keys]
-        conditions = run.family.collate([texts[key] for key in keys])
+        conditions = run.family.collate([texts[Words(key)] for key in keys])
         mask = torch.zeros(len(keys), 1, 3, 2)
         found.append(Batch(keys, tuple(range(len(keys))), "held", torch.stack(latents), conditions, mask))
     return found

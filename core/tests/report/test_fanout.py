@@ -115,3 +115,23 @@ def test_a_slow_tracker_loses_its_oldest_metrics_and_that_is_said() -> None:
         "tracker 'slow' is slower than training: its oldest metrics are dropped",
         "tracker 'slow' missed 7 metrics; the event log has them",
     ]
+
+
+def test_a_tracker_that_was_left_behind_and_fails_later_tells_nobody() -> None:
+    class WaitsAndRaises(Waits):
+        def start(self, run: RunInfo) -> None:
+            super().start(run)
+            raise ConnectionError("too late")
+
+    tracker, said = WaitsAndRaises(), []
+    fanout = Fanout({"slow": tracker}, said.append)
+    fanout.start(INFO)
+    fanout.finish(Outcome.FINISHED, timeout_seconds=0.01)
+    threads = [thread for thread in threading.enumerate() if thread.name == "tracker slow"]
+
+    tracker.go.set()
+    for thread in threads:
+        thread.join(60)
+
+    assert len(threads) == 1
+    assert [text for text in said if "left behind" not in text] == []

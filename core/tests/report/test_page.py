@@ -2,7 +2,9 @@
 
 import math
 import re
+from base64 import b64decode
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,30 @@ def test_values_that_are_not_finite_are_left_out_of_a_curve() -> None:
 def test_a_curve_with_a_zero_has_no_logarithmic_drawing() -> None:
     assert chart([Series("a", [(1, 0.0), (2, 1.0)])], width=300, height=100, log=True).count("<svg") == 1
     assert chart([Series("a", [(1, 0.5), (2, 1.0)])], width=300, height=100, log=True).count("<svg") == 2
+
+
+def test_a_clip_plays_where_it_lies_and_shows_its_first_frame_until_then(tmp_path: Path) -> None:
+    import torch
+
+    from st.report.page_samples import samples_section
+    from st.report.picture_files import save_picture
+    from st.report.story import Shown, Story
+
+    folder = tmp_path / "samples" / "step-00000002"
+    clip = torch.stack([torch.full((3, 16, 32), shade) for shade in (1.0, 0.0, 0.0)], dim=1)
+    path = save_picture(clip, folder / "cat", {}, frames_per_second=8)
+    (folder / "gone.mp4").write_bytes(b"not a film")
+    story = Story(pictures=[Shown(2, str(path), "a cat", "cat"), Shown(2, str(folder / "none.mp4"), "a dog", "dog")])
+    thumbnails = Thumbnails()
+
+    section = samples_section(story, tmp_path, thumbnails)
+
+    assert section.count("<video autoplay loop muted") == 1
+    assert 'src="samples/step-00000002/cat.mp4"' in section and "file is gone" in section
+    data = thumbnails.of(path, 16).partition(",")[2]
+    with Image.open(BytesIO(b64decode(data))) as poster:
+        assert poster.size == (16, 8) and min(poster.convert("L").getextrema()) > 240
+    assert thumbnails.of(folder / "gone.mp4", 16) == ""
 
 
 def test_a_thumbnail_is_made_once_and_gone_files_have_none(tmp_path: Path) -> None:

@@ -99,6 +99,6 @@ def test_negatives_are_encoded_only_where_guidance_asks_for_them() -> None:
     with_guidance = ValidationOptions(every=1, prompts=("a cat", "a dog --n bad"), negative="ugly", guidance=4.0)
     without = ValidationOptions(every=1, prompts=("a cat",), negative="ugly", guidance=1.0)
 
-    assert prompts_to_encode(with_guidance) == ["a cat", "ugly", "a dog", "bad"]
-    assert prompts_to_encode(without) == ["a cat"]
+    assert [words.caption for words in prompts_to_encode(with_guidance)] == ["a cat", "ugly", "a dog", "bad"]
+    assert [words.caption for words in prompts_to_encode(without)] == ["a cat"]
     assert prompts_to_encode(ValidationOptions(prompts=("a cat",))) == []

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from st.data.geometry import Geometry
+from st.data.words import Words
 from st.diffusion.objective import Batch, Noised
 from st.diffusion.sampler import euler
 from st.report.events import read_events
@@ -179,10 +180,47 @@ def test_settings_that_cannot_be_used_are_refused(make: Callable[[], object]) ->
         make()
 
 
-def test_a_clip_is_written_as_a_moving_picture(tmp_path: Path) -> None:
+def test_a_clip_is_written_as_a_film_of_its_length_that_looks_like_it(tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    from st.report.clip_files import read_frames
     from st.report.picture_files import save_picture
 
-    path = save_picture(torch.rand(3, 4, 8, 8), tmp_path / "clip", {})
+    rows, columns = torch.linspace(0, 1, 48)[:, None], torch.linspace(0, 1, 33)[None, :]
+    clip = torch.stack([torch.stack([rows * columns * (f + 1) / 5] * 3) for f in range(5)], dim=1)
 
-    with Image.open(path) as clip:
-        assert (path.suffix, clip.n_frames) == (".webp", 4)
+    path = save_picture(clip, tmp_path / "clip.of", {"parameters": "a cat\nSteps: 3"}, frames_per_second=24)
+
+    frames = list(read_frames(path))
+    with av.open(str(path)) as film:
+        stream = film.streams.video[0]
+        assert (path.name, stream.codec_context.name, stream.average_rate) == ("clip.of.mp4", "h264", 24)
+        assert (stream.frames, film.metadata["comment"]) == (5, "a cat\nSteps: 3")
+    assert [round(seconds * 24) for _, seconds in frames] == [0, 1, 2, 3, 4]
+    for number, (picture, _) in enumerate(frames):
+        # An edge that is odd is repeated: the format has even ones.
+        shown = torch.from_numpy(np.array(picture.convert("L")))[:, :33] / 255
+        assert float((shown - clip[0, number]).abs().mean()) < 0.02
+
+
+def test_a_clip_of_one_frame_is_a_picture(tmp_path: Path) -> None:
+    from st.report.picture_files import save_picture
+
+    path = save_picture(torch.rand(3, 1, 8, 8), tmp_path / "still", {}, frames_per_second=24)
+
+    with Image.open(path) as picture:
+        assert (path.name, picture.size) == ("still.png", (8, 8))
+
+
+def test_an_encoder_of_pixels_is_not_asked_about_texts(run: Run, tmp_path: Path) -> None:
+    from st.testing.tiny_parts import TinyText
+
+    class Eye(TinyText):
+        name, reads = "eye", "pixels"
+
+    encoders = (*run.family.text_encoders(), Eye(tmp_path / "there are no weights"))
+
+    (entry,) = encode_texts(run.family, [Words("a cat")], run.device, encoders).values()
+
+    assert list(entry) == ["text"]

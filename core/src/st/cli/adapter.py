@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,14 @@ from st.errors import StError
 File = Annotated[Path, typer.Argument(help="An adapter file, .safetensors.", show_default=False)]
 Files = Annotated[list[Path], typer.Argument(help="Adapter files of one layout.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="The file to write; a new one.", show_default=False)]
+
+
+class Precision(StrEnum):
+    """Number formats of adapter files."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
 
 
 def inspect(file: File) -> None:
@@ -92,6 +101,37 @@ def resize(
     )
 
 
+def extract(
+    base: Annotated[Path, typer.Argument(help="The folder that was trained from.", show_default=False)],
+    trained: Annotated[Path, typer.Argument(help="The folder that was trained.", show_default=False)],
+    rank: Annotated[int | None, typer.Option(min=1, help="The largest rank of a layer.", show_default=False)] = None,
+    energy: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of each layer's squared change to keep, by the least rank.")
+    ] = 1.0,
+    output: Annotated[Path, typer.Option(help="The file to write; a new one.")] = Path("adapter.safetensors"),
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="Layout to write; several times for several.")
+    ] = None,
+    targets: Annotated[
+        list[str] | None, typer.Option("--target", help="Layers, by the end of their path. The family's if not said.")
+    ] = None,
+    dtype: Annotated[Precision, typer.Option(help="Precision of the file.")] = Precision.FP32,
+    plugins: PluginNames = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write what a fully trained checkpoint learnt as an adapter: --plugins names the family, two folders the weights.
+
+    Both are folders in diffusers' layout: whole models, or denoisers alone.
+    """
+    from st.cli.extract import Wanted, extract_adapter
+
+    if rank is None and energy == 1:
+        raise StError("how large shall it be?", fix="Give --rank 32, or --energy 0.9, or so.")
+    _refuse_existing(output)
+    wanted = Wanted(rank, energy, output, tuple(formats or ()), tuple(targets or ()), dtype.value)
+    extract_adapter(base, trained, wanted, plugins or (), overrides or ())
+
+
 def diff(
     first: Annotated[Path, typer.Argument(show_default=False)],
     second: Annotated[Path, typer.Argument(show_default=False)],
@@ -135,4 +175,4 @@ def _counted(values: Iterable[str]) -> str:
     return counts[0][0] if len(counts) == 1 else ", ".join(f"{value} ({count})" for value, count in counts)
 
 
-COMMANDS = (inspect, convert, merge, resize, diff)
+COMMANDS = (inspect, convert, merge, resize, extract, diff)

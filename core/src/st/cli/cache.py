@@ -10,6 +10,7 @@ from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
     from st.data.cache import Cache
+    from st.data.origins import Origins
 
 
 def du(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) -> None:
@@ -69,14 +70,13 @@ def explain(
     """Say for each encoder whether a sample's entry is there, and what has changed where it is not."""
     from st.cli.table import print_table
     from st.data.explanation import explain as reasons
-    from st.data.origins import Origins
     from st.errors import StError
     from st.report.report import Report
     from st.train.stages import read_data
 
     config, active = _assembled(file, plugins, overrides)
     cache = _opened(config, active)
-    origins = Origins(active.family.codec(), active.family.text_encoders())
+    origins = _origins(config, active)
     rows = []
     for one in read_data(config, active, Report.silent()):
         for row in range(len(one.index)):
@@ -107,15 +107,22 @@ def _opened(config: Any, active: Any) -> Cache:
 
 def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     """The keys of every entry that this run file's samples, captions and validation prompts need."""
-    from st.data.origins import Origins
     from st.data.pruning import needed_keys
     from st.report.report import Report
     from st.report.validation import prompts_to_encode
     from st.train.stages import read_data
 
     sets = read_data(config, active, Report.silent())
-    origins = Origins(active.family.codec(), active.family.text_encoders())
-    return needed_keys(sets, origins, cache, prompts_to_encode(config.validation))
+    return needed_keys(sets, _origins(config, active), cache, prompts_to_encode(config.validation))
+
+
+def _origins(config: Any, active: Any) -> Origins:
+    from st.data.features import feature_encoders
+    from st.data.origins import Origins
+    from st.model.quantizer import text_encoders
+
+    encoders = text_encoders(config, active.family)
+    return Origins(active.family.codec(), encoders, features=feature_encoders(config, active, encoders))
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from st.config import RunConfig
     from st.data.backend import DataBackend
     from st.data.dataset import DatasetConfig
+    from st.data.pairing import Listed
 
 
 def check(
@@ -35,7 +36,8 @@ def check(
     shape = BatchShape(config.batch, ranks, config.accumulate)
     encoders = active.family.text_encoders()
     failed = False
-    for dataset in config.datasets:
+    listed = _references(config, active)
+    for dataset in (one for one in config.datasets if one.name not in listed):
         backend, transforms = _parts(active, dataset)
         try:
             found = check_set(
@@ -46,6 +48,7 @@ def check(
                 shape=shape,
                 seed=config.seed,
                 transforms=transforms,
+                listed=listed,
             )
         except StError as error:
             found = failure(error, dataset.name)
@@ -65,19 +68,18 @@ def show(
 ) -> None:
     """Write a page with the pictures of every bucket as training will see them: crops, masks and captions."""
     from st.assembly import assemble
-    from st.data.prepare import prepare_set
+    from st.data.prepare import prepare_set, with_references
     from st.data.sheet import page
     from st.report.report import Report
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
     sets = []
-    for dataset in config.datasets:
+    listed, rule, report = _references(config, active), active.family.geometry, Report.silent()
+    for dataset in (one for one in config.datasets if one.name not in listed):
         backend, transforms = _parts(active, dataset)
-        rule = active.family.geometry
-        sets.append(
-            prepare_set(dataset, backend, rule, seed=config.seed, report=Report.silent(), transforms=transforms)
-        )
+        one = prepare_set(dataset, backend, rule, seed=config.seed, report=report, transforms=transforms)
+        sets.append(with_references(one, listed, rule, seed=config.seed, report=report))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
     typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
@@ -86,6 +88,22 @@ def show(
 def _parts(active: "Plugins", dataset: "DatasetConfig") -> tuple["DataBackend", list[Any]]:
     backend = active.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
     return backend, [answer for _, answer in active.answers("st_sample_transform", dataset=dataset)]
+
+
+def _references(config: "RunConfig", active: "Plugins") -> dict[str, "Listed"]:
+    """The data sets with role "reference" by name: what there is in them."""
+    from st.data.pairing import check_names
+    from st.data.prepare import list_set
+    from st.data.sample import REFERENCE
+    from st.report.report import Report
+
+    check_names(config.datasets)
+    found = {}
+    for dataset in config.datasets:
+        if dataset.options.role == REFERENCE:
+            backend, transforms = _parts(active, dataset)
+            found[dataset.name] = list_set(dataset, backend, report=Report.silent(), transforms=transforms)
+    return found
 
 
 def _need_data(config: "RunConfig") -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,38 +18,72 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; else the run's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Strength of guidance; else the run's.")] = None,
     negative: Annotated[str | None, typer.Option(help="Text to keep away from; else the run's.")] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="Picture that the model is shown; may be given several times.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Length of a sound; else the run's.")] = None,
+    fact: Annotated[
+        list[str] | None, typer.Option(help="What the model is told beside the text, as bpm=120; several times.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; else one in the run's samples folder.")] = None,
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
+    from st.model.quantizer import text_encoders
+    from st.model.references import references_read, unsuited
     from st.reopening import open_run
     from st.report.picture_files import recipe, save_picture
-    from st.report.prompts import PromptOptions, parse_size, shots, texts
+    from st.report.prompts import PromptOptions, check_facts, parse_size, shots, texts
     from st.report.rendering import Failure, Renderer, encode_texts
     from st.report.untouched import untouched
+    from st.report.validation import references_shown
     from st.train.assembly import predictor
 
     try:
         sizes = [parse_size(size)] if size else []
-        asked = PromptOptions(prompt=prompt, negative=negative, seed=seed, steps=steps, guidance=guidance)
     except ValueError as error:
         raise StError(f"--size: {error}") from error
+    told: dict[str, Any] = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
+    told |= {"seconds": seconds or None, "references": tuple(reference or ()), "facts": _facts(fact or ())}
+    asked = PromptOptions(prompt=prompt, **told)
     opened, plugins = open_run(run, checkpoint)
     options = opened.config.validation
     (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
-    renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened))
+    shown = references_shown(opened)
+    if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
+        raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
+    renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
     geometry = renderer.geometry(shot, options.frames)
-    encodings = encode_texts(opened.family, texts([shot]), opened.device)
+    encoders = text_encoders(opened.config, opened.family)
+    check_facts([shot], encoders)
+    encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
         ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
     if isinstance(pixels, Failure):
         raise StError(f"the picture could not be rendered: {pixels.reason}")
-    if out is None:
-        target = run / "samples" / f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
-    else:
-        target = out.with_suffix("") if out.suffix in {".png", ".webp"} else out
-    typer.echo(save_picture(pixels, target, recipe(shot, str(geometry), options.sampler)))
+    name = f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
+    target = run / "samples" / name if out is None else _without_ending(out)
+    facts = recipe(shot, str(geometry), options.sampler)
+    codec = opened.family.codec()
+    rate = codec.frames_per_second
+    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+
+
+def _facts(given: Iterable[str]) -> dict[str, str]:
+    """Facts by name. Raises StError for one that is not NAME=TEXT."""
+    from st.errors import StError
+
+    for one in given:
+        if not one.partition("=")[2]:
+            raise StError(f"--fact {one!r} says nothing", fix="write it as --fact bpm=120")
+    return {name: text for name, _, text in (one.partition("=") for one in given)}
+
+
+def _without_ending(path: Path) -> Path:
+    from st.report.picture_files import ENDINGS
+
+    return path.with_suffix("") if path.suffix in ENDINGS else path
 
 
 COMMANDS = (sample,)

@@ -1,5 +1,6 @@
 """``st tiny``: a tiny checkpoint with random weights, for tests and first tries."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +23,13 @@ def tiny(
         raise StError(f"{family!r} is not a model family.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise StError(f"{str(directory)!r} exists already.", fix="Name another folder.")
-    cls.tiny(directory)
+    made = cls.tiny(directory)
     files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
     for file in files:
         typer.echo(f"{file.stat().st_size / 1024:10.1f} KiB  {file.relative_to(directory)}")
-    typer.echo(f'\nuse it:\n  [model]\n  checkpoint = "{directory}"')
+    needed = {"checkpoint": str(directory), **made.options.model_dump(mode="json", exclude_defaults=True)}
+    lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in needed.items())
+    typer.echo(f"\nuse it:\n  [model]\n{lines}")
 
 
 COMMANDS = (tiny,)

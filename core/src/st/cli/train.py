@@ -35,7 +35,7 @@ def train(
 
         print_plan(config, active)
         return
-    from st.train.launch import interrupted_status, run_ranks
+    from st.train.launch import INTERRUPTED, run_ranks
 
     status = run_ranks(config.ranks, config.device, ctx.obj)
     if status is not None:
@@ -43,7 +43,7 @@ def train(
     from st.train.run import Outcome, execute
 
     outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
-    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: interrupted_status(), Outcome.FAILED: 1}[outcome])
+    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: INTERRUPTED, Outcome.FAILED: 1}[outcome])
 
 
 COMMANDS = (train,)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 from st.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from typing import BinaryIO
 
     import st
     from st.data.sample import Sample
@@ -43,6 +45,13 @@ class DataBackend(ABC):
 
         Raises SampleUnreadable(key, reason), and another StError where nothing can be read any more.
         """
+
+    def open(self, key: str) -> BinaryIO:
+        """The same bytes as a file to read and seek in, to be closed: of a long clip only a part is read.
+
+        Raises as ``read`` does, also while it is read.
+        """
+        return BytesIO(self.read(key))
 
     def facts(self) -> Mapping[str, str]:
         """What the run's manifest is to say of where the samples came from, such as a pinned revision. No secrets."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from st.data.origins import MASK
+from st.data.sample import reference_name
+from st.data.words import Words
 from st.diffusion.objective import Batch
 from st.errors import SampleUnreadable, StError
 from st.randomness import keyed
@@ -93,26 +95,25 @@ class Assembler:
     def fixed(self, one: PreparedSet, rows: Rows, first: int) -> Batch:
         """Samples of one geometry with their first caption, which is never dropped."""
         samples = [(int(row), self._latents(one, int(row))) for row in rows]
-        captions = [(one.index.captions(row) or ("",))[0] for row, _ in samples]
+        captions = [Words((one.index.captions(row) or ("",))[0], one.index.facts(row)) for row, _ in samples]
         return self._batch(one, samples, captions, tuple(range(first, first + len(rows))))
 
-    def conditions(self, text: str) -> Tensors:
-        """What the text encoders give for a text, by tensor: what ``collate`` takes of one sample."""
+    def conditions(self, words: Words) -> Tensors:
+        """What the text encoders give for a caption, by tensor: what ``collate`` takes of one sample."""
         merged: dict[str, Tensor] = {}
         for encoder in self._origins.caption_readers:
-            self._merge(
-                merged, self._entry(self._origins.caption(encoder, text), partial(self._mender.caption, encoder, text))
-            )
+            origin = self._origins.caption(encoder, words)
+            self._merge(merged, self._entry(origin, partial(self._mender.caption, encoder, words)))
         return merged
 
     def _batch(
         self,
         one: PreparedSet,
         samples: Sequence[tuple[int, Tensors]],
-        captions: Sequence[str],
+        captions: Sequence[Words],
         indices: tuple[int, ...],
     ) -> Batch:
-        conditions = [self._conditions(one, row, text) for (row, _), text in zip(samples, captions, strict=True)]
+        conditions = [self._conditions(one, row, words) for (row, _), words in zip(samples, captions, strict=True)]
         rows = [row for row, _ in samples]
         latents = torch.stack([tensors["latents"] for _, tensors in samples])
         further = {name: torch.stack([t[name] for _, t in samples]) for name in samples[0][1] if name != "latents"}
@@ -126,15 +127,16 @@ class Assembler:
             extras={**_sizes(one, rows), **further},
         )
 
-    def _conditions(self, one: PreparedSet, row: int, text: str) -> Tensors:
-        merged = dict(self.conditions(text))
-        for encoder in self._origins.media_readers[1:]:
-            self._merge(merged, self._media(encoder, one, row))
+    def _conditions(self, one: PreparedSet, row: int, words: Words) -> Tensors:
+        merged = dict(self.conditions(words))
+        for encoder in self._origins.text_encoders:
+            if encoder.reads != "caption":
+                self._merge(merged, self._media(encoder, one, row))
         return merged
 
     def _merge(self, merged: dict[str, Tensor], tensors: Tensors) -> None:
         twice = merged.keys() & tensors.keys()
-        assert not twice, f"two encoders of one family give a tensor named {min(twice)!r}"
+        assert not twice, f"two encoders give a tensor named {min(twice)!r}"
         merged.update(tensors)
 
     def _replaceable(self, one: PreparedSet, bucket: Bucket, row: int, index: int) -> tuple[int, Tensors]:
@@ -152,7 +154,17 @@ class Assembler:
         )
 
     def _latents(self, one: PreparedSet, row: int) -> Tensors:
-        return self._media(self._origins.codec, one, row)
+        """The codec's entry of a sample, and what else of it and its references goes into ``Batch.extras``."""
+        own = self._media(self._origins.codec, one, row)
+        if not one.references and not self._origins.features:
+            return own
+        merged = dict(own)
+        for encoder in self._origins.features:
+            self._merge(merged, self._media(encoder, one, row))
+        for number, other in enumerate(one.references):
+            shown = self._media(self._origins.references, other, row)
+            self._merge(merged, {reference_name(number, name): tensor for name, tensor in shown.items()})
+        return merged
 
     def _media(self, encoder: Encoder, one: PreparedSet, row: int) -> Tensors:
         origin = self._origins.media(encoder, one.index, row)
@@ -163,11 +175,13 @@ class Assembler:
         tensors = self._entries.get(origin.key)
         return mend() if tensors is None else tensors
 
-    def _caption(self, one: PreparedSet, row: int, index: int) -> str:
+    def _caption(self, one: PreparedSet, row: int, index: int) -> Words:
+        """What is dropped is the caption with all that is said beside it: guidance is away from nothing at all."""
         if keyed(self._seed, index, "caption_dropout") < one.config.options.caption_dropout * 2**64:
-            return ""
+            return Words("")
         captions = one.index.captions(row)
-        return captions[keyed(self._seed, index, "caption") % len(captions)] if captions else ""
+        text = captions[keyed(self._seed, index, "caption") % len(captions)] if captions else ""
+        return Words(text, one.index.facts(row))
 
     def _masks(self, one: PreparedSet, rows: Sequence[int], latents: Tensor) -> Tensor | None:
         """(B, 1, H, W) float32 in [0, 1]; ones where a sample has no mask, None where none has one."""

@@ -7,12 +7,15 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from st.errors import SampleUnreadable
+from st.errors import DataUnusable, SampleUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from st.data.dataset import DatasetOptions, ShuffleOptions
+
+_CAPTIONS = ("text", "caption", "captions")
+"""Fields of a JSON object that hold captions; the first that is there is taken."""
 
 _SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
 
@@ -24,6 +27,22 @@ def read(data: bytes, key: str) -> str:
     except UnicodeDecodeError as error:
         where = f"byte {data[error.start]:#04x} at position {error.start}"
         raise SampleUnreadable(key, f"its caption is not UTF-8 ({where})") from error
+
+
+def described(where: str, key: str, row: object) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Captions and facts out of a JSON object; facts are its other fields with a text or a number.
+
+    Raises DataUnusable naming the place where the caption is neither a text nor a list of texts.
+    """
+    if not isinstance(row, dict):
+        raise DataUnusable(f"{where} is no JSON object.", fix='Write {"text": "a cat"}.')
+    value = next((row[name] for name in _CAPTIONS if name in row), None)
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataUnusable(f"{where}: the caption of {key!r} is {value!r}, not a text or a list of texts.")
+    facts = {name: fact for name, fact in row.items() if name not in (*_CAPTIONS, "file_name")}
+    plain = {name: str(fact) for name, fact in facts.items() if isinstance(fact, str | int | float)}
+    return tuple(texts), plain
 
 
 def lines(text: str) -> tuple[str, ...]:

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from st.data.buckets import check_batches
-from st.data.picture import decode, decode_mask
-from st.data.prepare import check_unreadable, digest_of, prepare_set
+from st.data.digest import digest_of_file
+from st.data.media_reader import reader_of
+from st.data.picture import decode_mask
+from st.data.prepare import check_unreadable, prepare_set, with_references
 from st.errors import DataUnusable, SampleUnreadable
 from st.report.console import NoConsole
 from st.report.report import Report, ReportOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from st.data.backend import DataBackend
     from st.data.buckets import BatchShape
     from st.data.dataset import DatasetConfig
     from st.data.encoder import Encoder
+    from st.data.pairing import Listed
     from st.data.prepare import PreparedSet, SampleTransform
     from st.data.rule import GeometryRule
     from st.errors import StError
@@ -72,15 +76,18 @@ def check_set(
     shape: BatchShape,
     seed: int,
     transforms: Sequence[SampleTransform] = (),
+    listed: Mapping[str, Listed] = MappingProxyType({}),
     advance: Callable[[], object] = lambda: None,
 ) -> Findings:
     """Prepare one data set, decode all of it, and note everything that training would stop at or leave out.
 
-    advance is called once per sample.
+    listed: the data sets with role "reference" by name. advance is called once per sample.
     """
     found = Findings(config.name)
+    listener = _Listener(found)
     try:
-        one = prepare_set(config, backend, rule, seed=seed, report=_Listener(found), transforms=transforms)
+        one = prepare_set(config, backend, rule, seed=seed, report=listener, transforms=transforms)
+        one = with_references(one, listed, rule, seed=seed, report=listener)
     except DataUnusable as error:
         found.failures.append(str(error))
         return found
@@ -113,22 +120,28 @@ def _decode_all(one: PreparedSet, found: Findings, advance: Callable[[], object]
                 else:
                     keys_by_digest[answer].append(one.index.key(row))
                 advance()
-    found.doubles = [tuple(keys) for keys in keys_by_digest.values() if len(keys) > 1]
+    # Several windows of a file are one file.
+    distinct = (tuple(dict.fromkeys(keys)) for keys in keys_by_digest.values())
+    found.doubles = [keys for keys in distinct if len(keys) > 1]
 
 
 def _decoded(one: PreparedSet, row: int) -> str | SampleUnreadable:
     """The digest of a sample whose picture, mask and other companions can be decoded."""
     key, extras = one.index.key(row), one.index.extras(row)
     try:
-        data = one.backend.read(key)
         fit = one.index.fit(row)
-        if fit.geometry.height and fit.geometry.frames == 1:
-            decode(key, data, fit)
+        with one.open(row) as file:
+            digest = digest_of_file(file)
+            reader_of(one.index.kind(row)).check(key, file, fit)
         if "mask" in extras:
             decode_mask(extras["mask"], one.backend.read(extras["mask"]), fit)
     except SampleUnreadable as error:
         return error if error.key == key else SampleUnreadable(key, f"its mask: {error.reason}")
-    return digest_of(data)
+    for other in one.references:
+        answer = _decoded(other, row)
+        if isinstance(answer, SampleUnreadable):
+            return SampleUnreadable(key, f"its reference {answer.key!r}: {answer.reason}")
+    return digest
 
 
 def _measure_captions(one: PreparedSet, encoders: Sequence[Encoder], found: Findings) -> None:

@@ -13,6 +13,20 @@ from st.options import Options
 
 Unit = Literal["pixel_area", "area", "pixel"]
 
+_OF_SAMPLES = (
+    "repeats",
+    "weight",
+    "max_samples",
+    "start_step",
+    "end_step",
+    "start_epoch",
+    "end_epoch",
+    "oversubscribe",
+)
+_OF_CAPTIONS = ("instance_prompt", "caption_prefix", "caption_suffix", "caption_dropout", "shuffle", "missing_caption")
+_OF_SIZES = ("resolution", "resolution_type", "minimum_size", "maximum_size", "downsample_to", "align", "max_upscale")
+_OF_SHAPES = ("min_aspect", "max_aspect", "crop", "crop_style", "crop_aspect", "crop_aspects")
+
 
 class WeightedAspect(Options):
     """A crop's shape and how often it is drawn."""
@@ -45,8 +59,17 @@ class DatasetOptions(Options):
     """Where the samples are. The scheme picks the backend; a plain path is a folder on this machine."""
     name: str = ""
     """Name in reports and in the keys of draws. The last part of the url where it is not set."""
-    role: Literal["train", "evaluation"] = "train"
-    """Whether the samples are trained on, or held out to measure the loss."""
+    role: Literal["train", "evaluation", "reference"] = "train"
+    """Whether the samples are trained on, held out to measure the loss, or shown to the model beside the samples of
+    data sets that name this one in reference_sets."""
+    reference_sets: tuple[str, ...] = ()
+    """Names of the data sets whose samples the model is shown beside these: pictures to edit, control pictures. Each
+    sample needs one of the same path, whatever the extensions, in each of them."""
+    pairing: Literal["strict", "loose"] = "strict"
+    """With role reference: strict gets the size and crop of the sample that it belongs to, and must have its aspect;
+    loose gets a size of its own, from this data set's options."""
+    missing_reference: Literal["error", "skip"] = "error"
+    """What to do with a sample that lacks one in a reference set: stop, or leave it out."""
 
     resolution: float = Field(1024, gt=0)
     """Size that pictures are brought to, in the unit of resolution_type."""
@@ -76,10 +99,31 @@ class DatasetOptions(Options):
     crop_aspects: tuple[float | WeightedAspect, ...] = ()
     """Shapes (width / height) for closest and random; write {aspect = 0.75, weight = 2} to draw one more often."""
 
-    frames: int = Field(0, ge=0)
-    """Frames used of a clip, from its start, rounded down to what the model takes. 0 uses all."""
+    num_frames: int = Field(0, ge=0)
+    """Frames used of each clip, rounded down to what the model takes; shorter clips are left out. 0 uses all."""
+    min_frames: int = Field(0, ge=0)
+    """Clips with fewer frames are left out; below num_frames, those in between keep a length of their own. 0 is
+    num_frames."""
+    max_frames: int = Field(0, ge=0)
+    """Clips with more frames are left out. 0 keeps all."""
+    frame_interval: int = Field(1, ge=1)
+    """Clips that keep a length of their own are grouped in steps of this many frames."""
+    fps: float = Field(0, ge=0)
+    """Frames per second that clips are brought to, by the times of their frames. 0 keeps each clip's own."""
+    seconds: float = Field(0, ge=0)
+    """Length used of each sound; shorter ones are left out. 0 uses all of each, in steps of duration_interval."""
+    min_seconds: float = Field(0, ge=0)
+    """Shorter sounds are left out; below seconds, those in between keep a length of their own. 0 is seconds."""
+    max_seconds: float = Field(0, ge=0)
+    """Longer sounds are left out. 0 keeps all."""
     duration_interval: float = Field(3.0, gt=0)
-    """Sounds are grouped by length in steps of this many seconds."""
+    """Sounds that keep a length of their own are grouped in steps of this many seconds, the rest is cut off."""
+    window: Literal["start", "middle", "end", "random"] = "start"
+    """Which part of a longer clip or sound is used; random is drawn once for each and then stays."""
+    windows: int = Field(1, ge=1)
+    """Parts of a clip or sound that are used, each a sample: one after another from start or end, else spread out."""
+    keep_silence: bool = False
+    """Train on sounds in which nothing is heard (no peak above -80 dB). They are named and left out otherwise."""
 
     repeats: int = Field(0, ge=0)
     """Further passes over this data set in each epoch. 0 shows each sample once."""
@@ -156,6 +200,24 @@ class DatasetOptions(Options):
         return self
 
     @model_validator(mode="after")
+    def _lengths_are_possible(self) -> Self:
+        for least, used, most in (
+            ("min_frames", "num_frames", "max_frames"),
+            ("min_seconds", "seconds", "max_seconds"),
+        ):
+            low, length, high = getattr(self, least), getattr(self, used), getattr(self, most)
+            if length and low > length:
+                raise ValueError(f"{least} = {low:g} is above {used} = {length:g}")
+            if high and high < max(low, length):
+                name = used if length >= low else least
+                raise ValueError(f"{most} = {high:g} is below {name} = {max(low, length):g}")
+        if self.num_frames and self.frame_interval > 1 and not self.min_frames:
+            raise ValueError("frame_interval has no effect with num_frames: set min_frames to keep shorter clips")
+        if self.seconds and "duration_interval" in self.model_fields_set and not self.min_seconds:
+            raise ValueError("duration_interval has no effect with seconds: set min_seconds to keep shorter sounds")
+        return self
+
+    @model_validator(mode="after")
     def _crops_are_possible(self) -> Self:
         if bool(self.maximum_size) != bool(self.downsample_to):
             raise ValueError("maximum_size and downsample_to go together: set both or neither")
@@ -169,6 +231,22 @@ class DatasetOptions(Options):
             raise ValueError("crop_aspects has no effect without crop = true and crop_aspect 'closest' or 'random'")
         if self.max_aspect and self.max_aspect < self.min_aspect:
             raise ValueError(f"max_aspect = {self.max_aspect:g} is below min_aspect = {self.min_aspect:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _references_have_an_effect(self) -> Self:
+        if self.role != "reference":
+            if self.pairing != "strict":
+                raise ValueError("pairing = 'loose' has no effect without role = 'reference'")
+            return self
+        # By value: a run's stored settings name every option.
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        for name in ("reference_sets", "missing_reference", *_OF_SAMPLES, *_OF_CAPTIONS):
+            if name in changed:
+                raise ValueError(f"{name} has no effect with role = 'reference': set it where the samples are")
+        for name in (*_OF_SIZES, *_OF_SHAPES):
+            if self.pairing == "strict" and name in changed:
+                raise ValueError(f"{name} has no effect with pairing = 'strict': it is the sample's that counts")
         return self
 
 

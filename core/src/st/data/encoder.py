@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class Input:
     """What an encoder is given of one sample: the field that its ``reads`` names; the others are None.
 
-    pixels: (3, H, W) or (3, F, H, W), float32 in [0, 1], at exactly ``geometry``. audio: (channels, samples), float32.
-    All inputs of one call share one geometry.
+    pixels: (3, H, W) of a picture, (3, F, H, W) of a clip, float32 in [0, 1], at exactly ``geometry``. audio:
+    (channels, samples), float32, at the encoder's ``sample_rate`` and ``channels``, as loud as it is stored. fps:
+    frames per second of a clip. facts: those of the sample that the encoder's ``facts`` name, beside the caption; those
+    it lacks are absent. All inputs of one call share one geometry.
     """
 
     key: str
@@ -31,17 +33,23 @@ class Input:
     caption: str | None = None
     pixels: Tensor | None = None
     audio: Tensor | None = None
+    fps: float = 0.0
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Encoder(ABC):
     """A frozen network whose outputs are computed once and cached: an autoencoder, a text encoder, a feature extractor.
 
     name: unique within the family ("vae", "t5"). fingerprint: changes exactly when outputs would: class, weights, token
-    budget, precision.
+    budget, precision. sample_rate, channels: what an encoder of audio is given, in Hz and 1 or 2. facts: names of what
+    an encoder of captions reads of a sample beside its caption, such as ``lyrics``. All are known without the network.
     """
 
     name: str
     reads: Literal["pixels", "caption", "audio"]
+    sample_rate: int = 0
+    channels: int = 0
+    facts: tuple[str, ...] = ()
 
     @property
     @abstractmethod
@@ -64,9 +72,18 @@ class LatentCodec(Encoder):
     """An Encoder of pixels or sound that can also decode.
 
     Its entries hold ``latents`` (C, H, W), (C, F, H, W) or (C, S) exactly as the denoiser expects them: a codec applies
-    its own scale, shift and statistics; nothing else knows them.
+    its own scale, shift and statistics; nothing else knows them. frames_per_second: that clips are decoded at.
     """
+
+    frames_per_second: float = 16.0
 
     @abstractmethod
     def decoder(self, device: torch.device) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """Load the decoder for the length of a ``with``: latents (B, ...) to pixels in [0, 1], (B, 3, [F,] H, W)."""
+        """Load the decoder for the length of a ``with``: latents (B, ...) to pixels in [0, 1], (B, 3, [F,] H, W).
+
+        A codec of audio gives sound in [-1, 1], (B, channels, samples), at its ``sample_rate``.
+        """
+
+    def latent_shape(self, geometry: Geometry) -> tuple[int, ...] | None:
+        """The shape of one sample's latents at this geometry; None where only encoding one tells."""
+        return None

@@ -17,11 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
 from st.data.encoder_run import EncoderRun
 from st.data.inputs import ahead, mask_tensor, media_input, window
+from st.data.media_reader import WINDOWED
 from st.data.origins import MASK, Origins, latent_size, masked_rows
-from st.data.prepare import check_unreadable, digest_of
+from st.data.prepare import check_unreadable
+from st.data.words import words_for
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from st.data.geometry import Geometry
     from st.data.prepare import PreparedSet
     from st.data.store import Store
+    from st.data.words import Words
     from st.report.report import Report, Stage
 
 Rows = NDArray[np.int64]
@@ -77,25 +81,30 @@ def fill(
     ranks: Sharers,
     report: Report,
     options: CacheOptions,
-    prompts: Sequence[str] = (),
+    prompts: Sequence[Words] = (),
+    references: Encoder | None = None,
+    features: Sequence[Encoder] = (),
 ) -> Encoded:
     """Encode what the cache lacks of every sample, caption and mask; every rank calls it and gets the same answer.
 
-    prompts: further texts to encode (validation); the empty caption is always encoded. Ranks share out the work by what
+    prompts: further texts to encode (validation); the empty caption is always encoded. references: what encodes
+    reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
     is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
     exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
     ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for outputs that are not
     finite.
     """
-    filling = _Filling(tuple(sets), Origins(codec, text_encoders), cache, device, ranks, report, options)
+    origins = Origins(codec, text_encoders, references, features)
+    filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
     if options.verify == "start":
         filling.verify()
-    texts = dict.fromkeys(chain(("",), prompts, *(one.index.distinct_captions() for one in sets)))
     for encoder in filling.origins.encoders:
         if encoder.reads == "caption":
-            filling.captions(encoder, list(texts))
+            filling.captions(encoder, list(words_for(encoder, sets, prompts)))
         else:
             filling.media(encoder)
+    if filling.origins.references is not codec:
+        filling.media(filling.origins.references)
     filling.share("encoding")
     filling.masks()
     return filling.encoded()
@@ -116,22 +125,34 @@ class _Filling:
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
     lacked: bool = False
 
+    @property
+    def every(self) -> tuple[PreparedSet, ...]:
+        """The data sets and the references of each."""
+        return tuple(chain.from_iterable((one, *one.references) for one in self.sets))
+
+    def _read_by(self, encoder: Encoder) -> tuple[PreparedSet, ...]:
+        """The data sets whose samples an encoder of pixels or sound is given."""
+        own = self.sets if encoder in self.origins.encoders else ()
+        shown = encoder is self.origins.references
+        return (*own, *(other for one in self.sets for other in one.references if shown))
+
     def verify(self) -> None:
         """Compare every checksum now. What is damaged counts as missing from here on."""
         with self.report.stage("verifying the cache", len(self.cache)) as stage:
             for _, entries, _ in self.cache.verify():
                 stage.advance(entries)
 
-    def captions(self, encoder: Encoder, texts: Sequence[str]) -> None:
+    def captions(self, encoder: Encoder, texts: Sequence[Words]) -> None:
         """Encode this rank's share of the texts that the cache lacks, longest first."""
-        todo: list[Origin] = []
+        todo: list[tuple[Origin, Words]] = []
         for start in range(0, len(texts), CHUNK):
-            origins = [self.origins.caption(encoder, text) for text in texts[start : start + CHUNK]]
-            lacking = [origins[place] for place in self.cache.lacking([one.key for one in origins])]
-            todo += [one for one in lacking if int(one.key, 16) % self.ranks.size == self.ranks.rank]
+            origins = [self.origins.caption(encoder, words) for words in texts[start : start + CHUNK]]
+            lacking = [int(place) for place in self.cache.lacking([one.key for one in origins])]
+            mine = [place for place in lacking if int(origins[place].key, 16) % self.ranks.size == self.ranks.rank]
+            todo += [(origins[place], texts[start + place]) for place in mine]
         # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-        todo.sort(key=lambda one: -len(one.reads["caption"]))
-        pairs = ((one, Input(one.key, caption=one.reads["caption"])) for one in todo)
+        todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
+        pairs = ((one, Input(one.key, caption=words.caption, facts=words.read_by(encoder))) for one, words in todo)
         with ExitStack() as stack:
             if todo:
                 self._encode(
@@ -153,7 +174,7 @@ class _Filling:
 
     def _jobs(self, encoder: Encoder) -> list[_Job]:
         jobs = []
-        for one in self.sets:
+        for one in self._read_by(encoder):
             sizes = one.index.table["size_bytes"].to_numpy()
             for bucket in one.buckets:
                 rows = np.unique(bucket.rows)
@@ -179,11 +200,13 @@ class _Filling:
         def read(work: tuple[_Job, int]) -> tuple[Origin, Input | None]:
             job, row = work
             index = job.one.index
-            data = job.one.backend.read(index.key(row))
-            index.remember(row, digest_of(data))
-            origin = self.origins.media(encoder, index, row)
-            assert origin is not None
-            return origin, None if origin.key in self.cache else media_input(job.one, row, data)
+            with job.one.open(row) as file:
+                # Of a file that gives several windows, all bytes are read for the first of them only.
+                if index.digest(row) is None or index.kind(row) not in WINDOWED:
+                    index.remember(row, digest_of_file(file))
+                origin = self.origins.media(encoder, index, row)
+                assert origin is not None
+                return origin, None if origin.key in self.cache else media_input(job.one, row, file, encoder)
 
         work = ((job, int(row)) for job in jobs for row in job.rows)
         # Copies of one file may follow one another: what was given out last may not be in the cache yet.
@@ -215,17 +238,17 @@ class _Filling:
     def share(self, stage: str) -> None:
         """Make this rank's entries and digests visible to the others, and theirs to this one."""
         self.cache.flush()
-        fresh = {one.name: self.digested.pop(one.name) for one in self.sets if one.name in self.digested}
+        fresh = {one.name: self.digested.pop(one.name) for one in self.every if one.name in self.digested}
         if self.ranks.size > 1:
             self._exchange_digests(fresh, stage)
         elif fresh:
-            for one in self.sets:
+            for one in self.every:
                 one.save_digests()
 
     def _exchange_digests(self, fresh: Mapping[str, list[int]], stage: str) -> None:
         """Through the cache's store, since what ranks share beyond that is the engine's own affair."""
         store, written = self.cache.store, []
-        for one in self.sets:
+        for one in self.every:
             if one.name in fresh:
                 written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
                 sink = pa.BufferOutputStream()
@@ -233,7 +256,7 @@ class _Filling:
                 store.create(written[-1], bytes(sink.getvalue()))
         self.ranks.barrier(stage)
         self.cache.refresh()
-        for one in self.sets:
+        for one in self.every:
             if tables := list(_tables(store, _digests_of(one))):
                 one.index.recall(pa.concat_tables(tables))
                 if self.ranks.rank == 0:
@@ -307,6 +330,10 @@ class _Filling:
         rows = np.unique(rows)
         for encoder in self.origins.media_readers:
             yield from map(int, self._lacking(encoder, one, rows))
+        for other in one.references:
+            for row in map(int, self._lacking(self.origins.references, other, rows)):
+                self.reasons[one.name, one.index.key(row)] = f"its reference: {self._reason(other, row)}"
+                yield row
         masks = self.origins.masks.get(one.name, {})
         for row in masked_rows(one, rows):
             if row not in masks or (one.name, one.index.key(row)) in self.reasons:
@@ -317,7 +344,8 @@ class _Filling:
         name, key = one.name, one.index.key(row)
         if (name, key) not in self.reasons:
             try:
-                media_input(one, row, one.backend.read(key))
+                with one.open(row) as file:
+                    media_input(one, row, file, self.origins.codec)
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
         return self.reasons.setdefault((name, key), "another rank could not decode it")
@@ -346,7 +374,8 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
 
 
 def _digests_of(one: PreparedSet) -> str:
-    return f"{DIGESTS}{digest_of(one.config.options.url.encode())}/"
+    # References have the url of the data set that they belong to.
+    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from st.data.pruning import records
+from st.data.words import Words
 
 if TYPE_CHECKING:
     from st.data.cache import Cache, Origin
@@ -33,7 +34,8 @@ def explain(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> Itera
         yield Explanation(encoder.name, one.index.key(row), _state(cache, origin, known))
     for encoder in origins.caption_readers:
         for text in one.index.captions(row) or ("",):
-            yield Explanation(encoder.name, repr(text), _state(cache, origins.caption(encoder, text), known))
+            words = Words(text, one.index.facts(row))
+            yield Explanation(encoder.name, repr(text), _state(cache, origins.caption(encoder, words), known))
 
 
 def _state(cache: Cache, origin: Origin, known: Sequence[Mapping[str, str]]) -> str:

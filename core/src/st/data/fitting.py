@@ -14,6 +14,7 @@ import numpy as np
 
 from st.data.dataset import edge, pixels
 from st.data.geometry import Fit, Geometry
+from st.data.lengths import lengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     Draw = Callable[[str, slice], NDArray[np.uint64]]
     _DrawHere = Callable[[str], NDArray[np.uint64]]
 
-KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT = range(5)
-"""Why a picture is left out."""
+KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT, TOO_LONG = range(6)
+"""Why a sample is left out."""
 
 _ROWS = 65536
 """Rows that are worked on together: the arithmetic's own arrays then stay in the processor's cache."""
@@ -43,17 +44,21 @@ class Sizes:
     height: NDArray[np.integer[Any]]
     frames: NDArray[np.integer[Any]]
     seconds: Floats
+    fps: Floats
 
     def __len__(self) -> int:
         return len(self.width)
 
     def rows(self, rows: slice) -> Sizes:
-        return Sizes(self.width[rows], self.height[rows], self.frames[rows], self.seconds[rows])
+        return Sizes(self.width[rows], self.height[rows], self.frames[rows], self.seconds[rows], self.fps[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """What samples become, one row each: columns (N,). ``reason`` is KEPT or why the sample is left out."""
+    """What samples become, one row each: columns (N,). ``reason`` is KEPT or why the sample is left out.
+
+    start, rate: of windows in clips and sounds, as ``Fit`` has them.
+    """
 
     width: NDArray[np.int32]
     height: NDArray[np.int32]
@@ -63,6 +68,8 @@ class Fits:
     resized_height: NDArray[np.int32]
     top: NDArray[np.int32]
     left: NDArray[np.int32]
+    start: NDArray[np.float64]
+    rate: NDArray[np.float64]
     reason: NDArray[np.int8]
 
     def __len__(self) -> int:
@@ -70,7 +77,7 @@ class Fits:
 
     @classmethod
     def empty(cls, rows: int) -> Fits:
-        kinds = {"seconds": np.float32, "reason": np.int8}
+        kinds = {"seconds": np.float32, "start": np.float64, "rate": np.float64, "reason": np.int8}
         return cls(**{field.name: np.zeros(rows, kinds.get(field.name, np.int32)) for field in fields(cls)})
 
     def at(self, row: int) -> Fit:
@@ -82,6 +89,8 @@ class Fits:
             resized=(int(self.resized_height[row]), int(self.resized_width[row])),
             crop=(int(self.top[row]), int(self.left[row])),
             aspect=aspect_of(geometry),
+            start=float(self.start[row]),
+            rate=float(self.rate[row]),
         )
 
     def take(self, rows: NDArray[Any]) -> Fits:
@@ -108,7 +117,9 @@ def fit(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: Draw) -
         rows = slice(start, start + _ROWS)
         part = _fit_rows(sizes.rows(rows), options, rule, partial(_draw_rows, draw, rows))
         for field in fields(Fits):
-            getattr(made, field.name)[rows] = getattr(part, field.name)
+            # A column of zeros (of windows, where there are only pictures) takes no memory until it is written to.
+            if (column := getattr(part, field.name)).any():
+                getattr(made, field.name)[rows] = column
     return made
 
 
@@ -132,9 +143,10 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
     assert (resized_width >= target_width).all() and (resized_height >= target_height).all()
     top, left = _crops(resized_width - target_width, resized_height - target_height, options, draw)
 
-    frames, seconds = _lengths(sizes, options, rule)
+    length = lengths(sizes, options, rule)
     reason = np.zeros(len(sizes), np.int8)
-    reason[visual & (frames == 0)] = TOO_SHORT
+    reason[length.short] = TOO_SHORT
+    reason[length.long] = TOO_LONG
     reason[visual & _wrong_aspect(target_width, target_height, options)] = WRONG_ASPECT
     if allowed is not None:
         enlarged = (target_width > safe_width * allowed) | (target_height > safe_height * allowed)
@@ -149,7 +161,14 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
         "left": left,
     }
     columns = {name: np.where(visual, column, 0).astype(np.int32) for name, column in whole.items()}
-    return Fits(frames=frames.astype(np.int32), seconds=seconds.astype(np.float32), reason=reason, **columns)
+    return Fits(
+        frames=length.frames.astype(np.int32),
+        seconds=length.seconds.astype(np.float32),
+        start=np.zeros(len(sizes)),
+        rate=length.rate,
+        reason=reason,
+        **columns,
+    )
 
 
 def rounded(edges: Floats, align: int) -> Ints:
@@ -264,15 +283,6 @@ def _crops(spare_width: Ints, spare_height: Ints, options: DatasetOptions, draw:
     top = (low * (spare_height + 1).astype(np.uint64)) >> half
     left = (high * (spare_width + 1).astype(np.uint64)) >> half
     return top.astype(np.int64), left.astype(np.int64)
-
-
-def _lengths(sizes: Sizes, options: DatasetOptions, rule: GeometryRule) -> tuple[Ints, Floats]:
-    frames = sizes.frames.astype(np.int64)
-    wanted = np.minimum(frames, options.frames) if options.frames else frames
-    accepted = np.maximum(0, wanted - (wanted - rule.frames_remainder) % rule.frames_modulus)
-    whole = np.floor(sizes.seconds / options.duration_interval) * options.duration_interval
-    sound = sizes.height == 0
-    return np.where(sound, 0, accepted), np.where(sound, np.where(whole > 0, whole, sizes.seconds), 0.0)
 
 
 def _wrong_aspect(width: Ints, height: Ints, options: DatasetOptions) -> NDArray[np.bool_]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from st.data.backend import DataBackend
 from st.errors import SampleUnreadable, StoreUnreadable
@@ -12,6 +13,7 @@ from st.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     import pyarrow as pa
 
@@ -25,15 +27,24 @@ if TYPE_CHECKING:
 class FolderOptions(Options):
     """Which files of a folder are samples, and where their captions and companions are."""
 
-    extensions: tuple[str, ...] = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
-    """Files with these extensions are samples, in capitals or not. Sub-folders are searched, hidden ones are not."""
-    caption: Literal["textfile", "filename", "jsonl", "folder", "none"] = "textfile"
-    """Where captions are: a text file beside each picture, the file's name, one list for all (caption_file), the name
-    of the folder (`10_a cat`: ten passes, caption `a cat`; a text file beside the picture comes first), or nowhere."""
+    media: Literal["image", "video", "audio"] = "image"
+    """What the samples are: pictures, clips or sounds. Clips can be given as sounds too: extensions = ["mp4"]."""
+    extensions: tuple[str, ...] = ()
+    """Files with these extensions are samples, in capitals or not; empty are those usual for media. Sub-folders are
+    searched, hidden ones are not."""
+    frame_folders: float = Field(0, ge=0)
+    """Frames per second of folders of numbered pictures, each of which is one clip. 0 takes none."""
+    caption: Literal["textfile", "filename", "jsonl", "json", "folder", "none"] = "textfile"
+    """Where captions are: a text file beside each sample, the file's name, one list for all (caption_file), a JSON
+    object beside each sample, the name of the folder (`10_a cat`: ten passes, caption `a cat`; a text file beside the
+    sample comes first), or nowhere."""
     caption_extension: str = Field(".txt", pattern=r"^\.[^./]+$")
-    """Extension of the text files beside pictures."""
+    """Extension of the text files beside samples."""
     caption_file: str = "metadata.jsonl"
     """The list of captions: one JSON object per line, with `file_name` and `text` (a text or a list of texts)."""
+    facts: tuple[str, ...] = ()
+    """Names of what else text encoders are to read of a sample, such as lyrics or bpm: text files NAME.lyrics.txt
+    beside it, or fields of its JSON object."""
     multiline: bool = False
     """A text file is one caption. Otherwise each of its lines is one, and one is drawn per visit."""
     masks: str = ""
@@ -43,12 +54,19 @@ class FolderOptions(Options):
     missing_companion: Literal["error", "skip", "keep"] = "error"
     """What to do with a picture without its mask or reference: stop, leave it out, or train on it without."""
 
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.frame_folders and self.media != "video":
+            raise ValueError("frame_folders has no effect without media = 'video'")
+        return self
+
 
 class FolderBackend(DataBackend):
-    """A folder of pictures, on this machine's disk or wherever a Store can be.
+    """A folder of pictures, clips or sounds, on this machine's disk or wherever a Store can be.
 
-    Keys are paths below the folder; those of masks and references begin with ``mask:`` and ``reference:``. A backend
-    for another kind of store inherits from this one and answers ``open_store``.
+    Keys are paths below the folder; those of masks and references begin with ``mask:`` and ``reference:``, and that of
+    a folder of frames ends with a slash. A backend for another kind of store inherits from this one and answers
+    ``open_store``.
     """
 
     StoreOptions: ClassVar[type[Options] | None] = Options
@@ -89,18 +107,51 @@ class FolderBackend(DataBackend):
         return scan(self, known, unreadable)
 
     def read(self, key: str) -> bytes:
-        name, colon, rest = key.partition(":")
-        store, path = (self.companions[name], rest) if colon and name in self.companions else (self.store, key)
-        try:
+        if key.endswith("/"):
+            with self.open(key) as file:
+                return file.read()
+        store, path = self._place(key)
+        with _named(key):
             return self.fetch(store, path)
-        except FileNotFoundError as error:
-            raise SampleUnreadable(key, "the file is gone") from error
-        except StoreUnreadable as error:
-            raise SampleUnreadable(key, error.why) from error
+
+    def open(self, key: str) -> BinaryIO:
+        store, path = self._place(key)
+        with _named(key):
+            return self.fetch_file(store, path)
+
+    def _place(self, key: str) -> tuple[Store, str]:
+        name, colon, rest = key.partition(":")
+        return (self.companions[name], rest) if colon and name in self.companions else (self.store, key)
 
     def fetch(self, store: Store, key: str) -> bytes:
         """All bytes of a sample's file or of a companion's, from the store that holds it. Raises as the store does."""
         return store.read(key)
+
+    def fetch_file(self, store: Store, key: str) -> BinaryIO:
+        """The same as a file to seek in: of a long clip far away, only the parts that are read are fetched."""
+        if key.endswith("/"):
+            from st.data.frame_folder import FrameFolder
+
+            # A raw file has everything that readers of media ask for.
+            return cast("BinaryIO", FrameFolder(store, key, self.options.frame_folders))
+        if (path := store.local(key)) is not None:
+            return path.open("rb")
+        from st.data.ranged_file import ranged
+
+        return ranged(store, key)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """What a store raises inside becomes SampleUnreadable."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SampleUnreadable(key, "the file is gone") from error
+    except StoreUnreadable as error:
+        raise SampleUnreadable(key, error.why) from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise SampleUnreadable(key, error.strerror or "it cannot be opened") from error
 
 
 def register(registrar: Registrar) -> None:

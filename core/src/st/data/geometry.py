@@ -26,13 +26,21 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a picture gets to its geometry: resized to ``resized``, which covers it in the original aspect, then cropped.
+    """How a sample gets to its geometry: resized to ``resized``, which covers it in the original aspect, then cropped.
 
     resized: (height, width) in pixels. crop: (top, left) in the resized picture. aspect: the bucket's key, width /
-    height rounded to two decimals.
+    height rounded to two decimals. start: where in a clip or sound its window begins, in seconds. rate: frames per
+    second of a clip's window, 0 of a picture or sound, and of a clip whose own rate is not known before it is opened.
     """
 
     geometry: Geometry
     resized: tuple[int, int]
     crop: tuple[int, int]
     aspect: float
+    start: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds of a window; 0 of a picture."""
+        return self.geometry.frames / self.rate if self.rate else self.geometry.seconds

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from st.data.captions import CaptionRecipe
 from st.data.fitting import Sizes
+from st.data.media_reader import WINDOWED
 from st.data.sample import Media, Sample
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TEXTS = pa.list_(pa.large_string())
 EXTRAS = pa.map_(pa.string(), pa.string())
+FACTS = pa.map_(pa.string(), pa.large_string())
 SCHEMA = pa.schema(
     {
         "key": pa.large_string(),
@@ -38,6 +40,7 @@ SCHEMA = pa.schema(
         "passes": pa.int32(),
         "captions": TEXTS,
         "extras": EXTRAS,
+        "facts": FACTS,
     }
 )
 """Columns of an index. kind: a place in KINDS. passes: how often the sample is seen in one pass over the data set."""
@@ -71,6 +74,7 @@ class Index:
     def __init__(self, table: pa.Table, recipe: CaptionRecipe | None = None, fits: Fits | None = None) -> None:
         self.table, self.recipe, self.fits = table, recipe or CaptionRecipe(), fits
         self._keys, self._captions, self._extras = (_whole(table[name]) for name in ("key", "captions", "extras"))
+        self._facts, self._kinds = _whole(table["facts"]), _numbers(table["kind"])
         self._digests = np.zeros((len(table), 16), np.uint8)
         self._digested = np.zeros(len(table), np.bool_)
 
@@ -109,6 +113,23 @@ class Index:
         """Name -> key of what belongs to the sample (``mask``), readable from the same backend."""
         return dict(self._extras[row].as_py() or ())
 
+    def facts(self, row: int) -> Mapping[str, str]:
+        """Name -> what is known of the sample in words beside its captions (``lyrics``); ``seconds`` of any sound."""
+        facts = dict(self._facts[row].as_py() or ())
+        if self.fits is not None and self.fits.seconds[row]:
+            facts["seconds"] = f"{self.fits.seconds[row]:g}"
+        return facts
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether any sample has facts."""
+        sounds = self.fits is not None and bool(self.fits.seconds.any())
+        return sounds or bool(self._facts.null_count < len(self))
+
+    def kind(self, row: int) -> Kind:
+        """What the sample is."""
+        return KINDS[int(self._kinds[row])]
+
     def fit(self, row: int) -> Fit:
         """What the sample is resized and cropped to."""
         assert self.fits is not None, "an index has fits once its data set is prepared"
@@ -142,7 +163,7 @@ class Index:
 
     def sizes(self) -> Sizes:
         """The columns that decide which size each sample gets."""
-        columns = (_numbers(self.table[name]) for name in ("width", "height", "frames", "seconds"))
+        columns = (_numbers(self.table[name]) for name in ("width", "height", "frames", "seconds", "fps"))
         return Sizes(*columns)
 
     def passes(self) -> NDArray[np.int32]:
@@ -175,7 +196,7 @@ class Index:
         return made
 
     def edited(self, other: Index) -> Index:
-        """The same samples with the captions, extras and media of ``other``, row by row; passes and digests stay."""
+        """These samples with the captions, extras, facts and media of ``other``, by row; passes and digests stay."""
         assert len(self) == len(other)
         table = other.table.set_column(SCHEMA.get_field_index("passes"), SCHEMA.field("passes"), self.table["passes"])
         made = Index(table, self.recipe, self.fits)
@@ -188,8 +209,19 @@ class Index:
 
     def remember(self, row: int, digest: str) -> None:
         """Note the digest of the sample's bytes."""
-        self._digests[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-        self._digested[row] = True
+        for place in self._windows(row):
+            self._digests[place] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+            self._digested[place] = True
+
+    def _windows(self, row: int) -> range:
+        """The rows of the same file: several, next to each other, where a clip or sound gives several windows."""
+        first, last = row, row
+        if self.kind(row) in WINDOWED:
+            while first and self._keys[first - 1] == self._keys[row]:
+                first -= 1
+            while last + 1 < len(self) and self._keys[last + 1] == self._keys[row]:
+                last += 1
+        return range(first, last + 1)
 
     def digest_table(self) -> pa.Table:
         """What is known of digests, with the size and time they hold for: what ``recall`` takes."""
@@ -226,12 +258,13 @@ def _samples(table: pa.Table) -> Iterator[Sample]:
         "extras",
         "size_bytes",
         "modified",
+        "facts",
     )
-    for key, kind, *size, texts, extras, size_bytes, modified in zip(
+    for key, kind, *size, texts, extras, size_bytes, modified, facts in zip(
         *(table[n].to_pylist() for n in names), strict=True
     ):
         media = Media(KINDS[kind], *size)
-        yield Sample(key, media, tuple(texts or ()), dict(extras or ()), size_bytes, modified)
+        yield Sample(key, media, tuple(texts or ()), dict(extras or ()), size_bytes, modified, dict(facts or ()))
 
 
 def _whole(column: pa.ChunkedArray) -> Any:
@@ -286,5 +319,6 @@ def _batch(samples: list[Sample]) -> pa.RecordBatch:
         "passes": [1] * len(samples),
         "captions": [sample.captions for sample in samples],
         "extras": [list(sample.extras.items()) or None for sample in samples],
+        "facts": [list(sample.facts.items()) or None for sample in samples],
     }
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)

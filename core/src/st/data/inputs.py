@@ -11,27 +11,43 @@ import torch
 from torch import Tensor
 
 from st.data.encoder import Input
-from st.data.picture import decode, decode_mask
+from st.data.media_reader import reader_of
+from st.data.picture import decode_mask
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from st.data.encoder import Encoder
     from st.data.geometry import Geometry
     from st.data.prepare import PreparedSet
 
+_MOST_SAMPLES = 96_000
+"""Numbers per second of sound that are reckoned with: two channels at 48 kHz."""
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+SILENCE = 1e-4
+"""Peak, of 1, below which nothing is heard: -80 dB, three times the dither of 16 bits."""
 
 AHEAD_BYTES = 1 << 30
 """Decoded pixels that may wait for the encoder. A long clip fills it alone, and then one is decoded at a time."""
 
 
-def media_input(one: PreparedSet, row: int, data: bytes) -> Input:
-    """A sample for an encoder of pixels. Raises SampleUnreadable."""
-    key, fit = one.index.key(row), one.index.fit(row)
-    if fit.geometry.frames != 1 or not fit.geometry.height:
-        raise SampleUnreadable(key, f"only pictures can be decoded, and this is {fit.geometry}")
-    pixels = torch.from_numpy(decode(key, data, fit)).permute(2, 0, 1)
-    return Input(key, fit.geometry, pixels=pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255))
+def media_input(one: PreparedSet, row: int, file: BinaryIO, encoder: Encoder) -> Input:
+    """A sample for an encoder of pixels or sound. file: what ``one.open(row)`` gave. Raises SampleUnreadable."""
+    key, fit, reader = one.index.key(row), one.index.fit(row), reader_of(one.index.kind(row))
+    if encoder.reads == "audio":
+        rate, channels = encoder.sample_rate, encoder.channels
+        assert rate and channels, f"encoder {encoder.name!r} reads sound and says neither its rate nor its channels"
+        heard = reader.audio(key, file, fit, rate, channels)
+        if not one.config.options.keep_silence and float(abs(heard).max(initial=0.0)) < SILENCE:
+            raise SampleUnreadable(key, f"it is silent from {fit.start:.2f} s to {fit.start + fit.duration:.2f} s")
+        return Input(key, fit.geometry, audio=torch.from_numpy(heard), fps=fit.rate)
+    pixels = torch.from_numpy(reader.pixels(key, file, fit)).movedim(-1, 0)
+    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return Input(key, fit.geometry, pixels=pixels, fps=fit.rate)
 
 
 def mask_tensor(one: PreparedSet, row: int, data: bytes, height: int, width: int) -> Tensor:
@@ -43,7 +59,9 @@ def mask_tensor(one: PreparedSet, row: int, data: bytes, height: int, width: int
 
 def window(geometry: Geometry, batch: int) -> int:
     """How many samples of a geometry are decoded ahead: two batches, or what fits into AHEAD_BYTES; one at least."""
-    size_bytes = max(geometry.height * geometry.width * geometry.frames * 3 * 4, 1)
+    pixels = geometry.height * geometry.width * geometry.frames * 3
+    samples = int(geometry.seconds * _MOST_SAMPLES)
+    size_bytes = max((pixels + samples) * 4, 1)
     return max(1, min(2 * batch, AHEAD_BYTES // size_bytes))
 
 

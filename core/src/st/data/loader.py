@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from st.data.cache import Cache
     from st.data.encoding import Encoded
     from st.data.plan import Position, Unit
+    from st.data.words import Words
     from st.diffusion.objective import Batch
     from st.report.report import Report
     from st.train.run import Progress
@@ -154,9 +155,9 @@ class Loader:
 
         return {one.name: batches(one) for one in self._evaluated}
 
-    def encodings(self, texts: Sequence[str]) -> dict[str, Mapping[str, Tensor]]:
-        """What the text encoders gave for each text, on the CPU. The texts were among the ``prompts`` of ``fill``."""
-        return {text: self._assembler.conditions(text) for text in texts}
+    def encodings(self, wanted: Sequence[Words]) -> dict[Words, Mapping[str, Tensor]]:
+        """What the text encoders gave for each, on the CPU. They were among the ``prompts`` of ``fill``."""
+        return {words: self._assembler.conditions(words) for words in wanted}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the batches handed out so far end, as JSON data; the same on every rank."""

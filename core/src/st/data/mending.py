@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
 from st.data.encoder_run import EncoderRun
 from st.data.inputs import mask_tensor, media_input
 from st.data.origins import MASK, Origins
-from st.data.prepare import digest_of
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from st.data.cache import Cache, Origin
     from st.data.encoder import Encoder
     from st.data.prepare import PreparedSet
+    from st.data.words import Words
 
 
 class Mender:
@@ -31,16 +32,19 @@ class Mender:
     def __init__(self, origins: Origins, cache: Cache, note: Callable[[str], None]) -> None:
         self._origins, self._cache, self._note = origins, cache, note
 
-    def caption(self, encoder: Encoder, text: str) -> Mapping[str, Tensor]:
-        """The encoder's entry of a caption."""
-        return self._mend(encoder, self._origins.caption(encoder, text), Input(text, caption=text))
+    def caption(self, encoder: Encoder, words: Words) -> Mapping[str, Tensor]:
+        """The encoder's entry of a caption, with what it reads beside it."""
+        given = Input(words.caption, caption=words.caption, facts=words.read_by(encoder))
+        return self._mend(encoder, self._origins.caption(encoder, words), given)
 
     def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Mapping[str, Tensor]:
         """The encoder's entry of a sample. Raises SampleUnreadable, also where the file is not the one of before."""
-        origin, data = self._origins.media(encoder, one.index, row), one.backend.read(one.index.key(row))
-        if origin is None or digest_of(data) != origin.reads["bytes"]:
-            raise SampleUnreadable(one.index.key(row), "the file has changed since training began")
-        return self._mend(encoder, origin, media_input(one, row, data))
+        origin = self._origins.media(encoder, one.index, row)
+        with one.open(row) as file:
+            if origin is None or digest_of_file(file) != origin.reads["bytes"]:
+                raise SampleUnreadable(one.index.key(row), "the file has changed since training began")
+            given = media_input(one, row, file, encoder)
+        return self._mend(encoder, origin, given)
 
     def mask(self, one: PreparedSet, row: int, height: int, width: int) -> Mapping[str, Tensor]:
         """The entry of a sample's mask. Raises SampleUnreadable."""

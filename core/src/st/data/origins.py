@@ -9,6 +9,7 @@ import numpy as np
 
 from st.data.cache import Origin
 from st.data.geometry import Geometry
+from st.data.media_reader import WINDOWED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from st.data.encoder import Encoder, LatentCodec
     from st.data.index import Index
     from st.data.prepare import PreparedSet
+    from st.data.words import Words
 
 MASK = "mask"
 
@@ -24,14 +26,22 @@ MASK = "mask"
 class Origins:
     """What an entry of each encoder is made of, for every sample of a run.
 
-    An encoder's fingerprint is asked for once. masks: data set -> row -> digest of the mask's bytes.
+    An encoder's fingerprint is asked for once. references: what encodes reference pictures; the codec where it is None.
+    features: encoders of techniques. masks: data set -> row -> digest of the mask's bytes.
     """
 
-    def __init__(self, codec: LatentCodec, text_encoders: Sequence[Encoder]) -> None:
-        self.codec, self.text_encoders = codec, tuple(text_encoders)
-        self.encoders: tuple[Encoder, ...] = (codec, *self.text_encoders)
+    def __init__(
+        self,
+        codec: LatentCodec,
+        text_encoders: Sequence[Encoder],
+        references: Encoder | None = None,
+        features: Sequence[Encoder] = (),
+    ) -> None:
+        self.codec, self.text_encoders, self.features = codec, tuple(text_encoders), tuple(features)
+        self.encoders: tuple[Encoder, ...] = (codec, *self.text_encoders, *self.features)
+        self.references: Encoder = references or codec
         self.masks: dict[str, dict[int, str]] = {}
-        self._fingerprints = {encoder.name: encoder.fingerprint for encoder in self.encoders}
+        self._fingerprints = {encoder.name: encoder.fingerprint for encoder in (*self.encoders, self.references)}
 
     @property
     def caption_readers(self) -> tuple[Encoder, ...]:
@@ -43,9 +53,10 @@ class Origins:
         """The encoders that are given pixels or sound: the codec, and feature extractors."""
         return tuple(encoder for encoder in self.encoders if encoder.reads != "caption")
 
-    def caption(self, encoder: Encoder, text: str) -> Origin:
+    def caption(self, encoder: Encoder, words: Words) -> Origin:
         """What the encoder's entry of a caption is made of."""
-        return Origin(encoder.name, self._fingerprints[encoder.name], {"caption": text})
+        facts = {f"fact {name}": value for name, value in words.read_by(encoder).items()}
+        return Origin(encoder.name, self._fingerprints[encoder.name], {"caption": words.caption, **facts})
 
     def media(self, encoder: Encoder, index: Index, row: int) -> Origin | None:
         """What the encoder's entry of a sample is made of; None while the digest of the sample's bytes is not known."""
@@ -68,12 +79,16 @@ def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
     fits = index.fits
     assert fits is not None, "a prepared data set has fits"
     geometry = Geometry(*(column[row].item() for column in (fits.height, fits.width, fits.frames, fits.seconds)))
-    return {
+    place = {
         "bytes": digest,
         "geometry": str(geometry),
         "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
         "crop": f"{fits.top[row]},{fits.left[row]}",
     }
+    if decoder := WINDOWED.get(index.kind(row)):
+        place["window"] = f"{fits.start[row]:.6f}s at {fits.rate[row]:.6f}/s"
+        place["decoder"] = decoder
+    return place
 
 
 def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import TYPE_CHECKING
@@ -9,12 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from st.data.header import open_picture, read_header
+from st.data.header import PREFIX_BYTES, mislabelled, open_picture, read_header
+from st.data.media_reader import Header, MediaReader
+from st.data.sample import Media
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from numpy.typing import NDArray
 
+    from st.data.backend import DataBackend
+    from st.data.folder import FolderBackend
     from st.data.geometry import Fit
 
 _WHITE = (255, 255, 255, 255)
@@ -27,6 +34,33 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+class PictureReader(MediaReader):
+    """Pictures, and the first frame of those that move."""
+
+    kind, noun = "image", "picture"
+    extensions = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
+
+    def header(self, backend: FolderBackend, key: str) -> Header:
+        data = backend.store.read_range(key, 0, PREFIX_BYTES)
+        header = read_header(key, data, complete=len(data) < PREFIX_BYTES)
+        header = header or read_header(key, backend.store.read(key))
+        assert header is not None
+        width, height = header.upright
+        return Header(Media("image", height, width), mislabelled(key, header))
+
+    def open(self, backend: DataBackend, key: str) -> BinaryIO:
+        # All of a picture is needed, and a backend may know a better way to that than seeking.
+        return io.BytesIO(backend.read(key))
+
+    def pixels(self, key: str, file: BinaryIO, fit: Fit) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB."""
+        file.seek(0)
+        return decode(key, file.read(), fit)
+
+    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
+        self.pixels(key, file, fit)
 
 
 def decode(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:

@@ -16,13 +16,19 @@ import pyarrow.parquet as pq
 
 from st.data.buckets import Bucket, assign
 from st.data.captions import CaptionRecipe
-from st.data.fitting import TOO_FEW_PIXELS, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
+from st.data.digest import digest_of, digest_of_file
+from st.data.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.index import Columnar, Index
+from st.data.lengths import check_effect, slower, spread
+from st.data.media_reader import reader_of
+from st.data.pairing import Listed, check_names, pair, unused
+from st.data.sample import REFERENCE
 from st.errors import DataUnusable
 from st.randomness import keyed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
@@ -43,7 +49,8 @@ class PreparedSet:
     """A data set that can be trained on.
 
     index: the samples that are used; every row is in a bucket. buckets: by geometry, smallest first. dropped: how many
-    were left out, by reason. memory: where digests of this data set are kept between runs, if anywhere.
+    were left out, by reason. memory: where digests of this data set are kept between runs, if anywhere. references:
+    what the model is shown beside the samples; row i of each belongs to row i here.
     """
 
     config: DatasetConfig
@@ -52,16 +59,22 @@ class PreparedSet:
     buckets: tuple[Bucket, ...]
     dropped: Mapping[str, int]
     memory: Memory | None = None
+    references: tuple[PreparedSet, ...] = ()
 
     @property
     def name(self) -> str:
         return self.config.name
 
+    def open(self, row: int) -> BinaryIO:
+        """The sample's bytes as a file, to be closed. Raises SampleUnreadable."""
+        return reader_of(self.index.kind(row)).open(self.backend, self.index.key(row))
+
     def digest(self, row: int) -> str:
         """Digest of the sample's bytes, 32 hexadecimal digits; read once per size and time. Raises SampleUnreadable."""
         known = self.index.digest(row)
         if known is None:
-            known = digest_of(self.backend.read(self.index.key(row)))
+            with self.open(row) as file:
+                known = digest_of_file(file)
             self.index.remember(row, known)
         return known
 
@@ -69,11 +82,6 @@ class PreparedSet:
         """Keep the digests that are known now for the next run. For rank 0, once encoding is done."""
         if self.memory:
             self.memory.save("digests", self.index.digest_table())
-
-
-def digest_of(data: bytes) -> str:
-    """What stands for a file's bytes in cache keys: BLAKE2b, 128 bits, as 32 hexadecimal digits."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +137,57 @@ def prepare(
             why="Reports and random draws go by name.",
             fix="Give each [[dataset]] a name.",
         )
-    return tuple(
-        prepare_set(
-            dataset,
-            backend,
-            rule,
-            seed=config.seed,
-            transforms=own,
-            report=report,
-            memory=Memory.of(cache_store, dataset) if cache_store else None,
-        )
-        for dataset, backend, own in zip(config.datasets, backends, transforms, strict=True)
-    )
+    check_names(config.datasets)
+    listed: dict[str, Listed] = {}
+    made: list[PreparedSet] = []
+    parts = sorted(zip(config.datasets, backends, transforms, strict=True), key=lambda part: not _is_reference(part[0]))
+    for dataset, backend, own in parts:
+        memory = Memory.of(cache_store, dataset) if cache_store else None
+        if _is_reference(dataset):
+            listed[dataset.name] = list_set(dataset, backend, report=report, transforms=own, memory=memory)
+            continue
+        one = prepare_set(dataset, backend, rule, seed=config.seed, transforms=own, report=report, memory=memory)
+        made.append(with_references(one, listed, rule, seed=config.seed, report=report))
+    return tuple(made)
+
+
+def list_set(
+    config: DatasetConfig,
+    backend: DataBackend,
+    *,
+    report: Report,
+    transforms: Sequence[SampleTransform] = (),
+    memory: Memory | None = None,
+) -> Listed:
+    """A data set with role "reference": what there is, for ``with_references``. Raises DataUnusable."""
+    drops = _Drops(config.name, report)
+    index = _listed(backend, drops, report, memory)
+    drops.refuse_too_many_unreadable(config.options, len(index) + drops.total)
+    return Listed(config, backend, _transformed(_without_doubles(index, drops), transforms, drops))
+
+
+def with_references(
+    one: PreparedSet, listed: Mapping[str, Listed], rule: GeometryRule, *, seed: int, report: Report
+) -> PreparedSet:
+    """The data set with the references of its samples. Raises DataUnusable naming the samples that lack one."""
+    drops = _Drops(one.name, report)
+    mine = [listed[name] for name in one.config.options.reference_sets]
+
+    def draw(stream: str, rows: slice) -> NDArray[np.uint64]:
+        return keyed_each(seed, f"{stream}/{one.name}/references/", one.index.keys(rows))
+
+    paired = pair(one, mine, rule, draw, drops.one)
+    if drops.total:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.by_reason.most_common())
+        report.note(f"data set {one.name!r}: left out: {reasons}", kind="warning")
+    for name, number in unused(paired, mine).items():
+        if number:
+            report.note(f"reference set {name!r}: {number} belong to no sample of {one.name!r}")
+    return paired
+
+
+def _is_reference(dataset: DatasetConfig) -> bool:
+    return dataset.options.role == REFERENCE
 
 
 def prepare_set(
@@ -164,6 +211,7 @@ def prepare_set(
     total = len(index) + drops.total
     drops.refuse_too_many_unreadable(options, total)
     index = _transformed(_without_doubles(index, drops), transforms, drops)
+    check_effect(config.name, options, index)
     recipe = CaptionRecipe.of(options, seed)
     index = _with_captions(index, options, drops)
 
@@ -178,6 +226,10 @@ def prepare_set(
         index = index.take(np.sort(order[: options.max_samples]))
     if not len(index):
         raise _nothing_left(config, total, drops)
+    index = spread(index, options, lambda number, keys: keyed_each(seed, f"window {number}/{config.name}/", keys))
+    if again := slower(index, options):
+        text = f"{again} samples have fewer than {options.fps:g} frames per second: frames of them are shown again"
+        report.note(f"data set {config.name!r}: {text}", kind="warning")
     assert index.fits is not None
     buckets = assign(index.fits, index.passes())
     _tell(config, index, buckets, drops, report)
@@ -309,11 +361,13 @@ def _fitting(index: Index, fits: Fits, options: DatasetOptions, drops: _Drops) -
     for row in map(int, out):
         own = f"{sizes.width[row]}x{sizes.height[row]}"
         wanted = f"{fits.width[row]}x{fits.height[row]}"
+        length = f"{sizes.frames[row]} frames" if sizes.height[row] else f"{sizes.seconds[row]:.2f} s"
         reason, detail = {
             TOO_SMALL: ("too small", f"{own}, minimum_size = {options.minimum_size:g}"),
             TOO_FEW_PIXELS: ("enlarged too much", f"{own} to {wanted}, max_upscale = {options.max_upscale}"),
             WRONG_ASPECT: ("wrong aspect", f"{own} would be {wanted}"),
-            TOO_SHORT: ("too short", f"{sizes.frames[row]} frames"),
+            TOO_SHORT: ("too short", length),
+            TOO_LONG: ("too long", length),
         }[int(fits.reason[row])]
         drops.one(index.key(row), reason, detail)
     return index.take(np.flatnonzero(fits.reason == 0))

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from st.data.cache import INDEXES, SHARDS
+from st.data.digest import digest_of
 from st.data.origins import MASK, Origins, latent_size, masked_rows
-from st.data.prepare import PreparedSet, digest_of
+from st.data.prepare import PreparedSet
 from st.data.shard import DAMAGED, unpack_records
+from st.data.words import words_for
 
 if TYPE_CHECKING:
     from st.data.cache import Cache
     from st.data.shard import ShardIndex
+    from st.data.words import Words
 
 ORPHAN_SECONDS = 3600.0
 """Age of a shard without an index at which its writer is taken to be dead."""
@@ -101,13 +103,13 @@ def _size(index: ShardIndex, row: int) -> int:
     return sum(place[3] - place[2] for place in index.layout(row).values())
 
 
-def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, prompts: Sequence[str]) -> set[str]:
+def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, prompts: Sequence[Words]) -> set[str]:
     """The keys of all entries that training on these sets needs, masks at the size that their latents have now.
 
     Reads the files whose digests are not known. Raises SampleUnreadable.
     """
-    texts = dict.fromkeys(chain(("",), prompts, *(one.index.distinct_captions() for one in sets)))
-    keys = {origins.caption(encoder, text).key for encoder in origins.caption_readers for text in texts}
+    readers = origins.caption_readers
+    keys = {origins.caption(encoder, one).key for encoder in readers for one in words_for(encoder, sets, prompts)}
     for one in sets:
         for row in range(len(one.index)):
             one.digest(row)

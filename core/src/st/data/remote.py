@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,6 +13,8 @@ from st.data.copies import LocalCopies
 from st.data.folder import FolderBackend, FolderOptions
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from st.data.store import Store
 
 
@@ -55,3 +58,9 @@ class RemoteFolderBackend(FolderBackend):
         if not (self.copies and version):
             return super().fetch(store, key)
         return self.copies.read(f"{store}/{key}", version, lambda: store.read(key))
+
+    def fetch_file(self, store: Store, key: str) -> BinaryIO:
+        # A copy is made of all bytes or not at all.
+        if not self.copies or store.is_local or key.endswith("/"):
+            return super().fetch_file(store, key)
+        return BytesIO(self.fetch(store, key))

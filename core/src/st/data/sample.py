@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["image", "video", "audio"]
+REFERENCE = "reference"
+"""Role of a data set, and begins the names in ``Batch.extras``, of what the model is shown beside the samples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
     """The size of a picture, clip or sound as stored, after its orientation tag is applied.
 
-    height and width in pixels (0 for a sound), frames 1 for a picture, fps 0 where there is none, seconds 0 for a
-    picture.
+    height and width in pixels (0 for a sound), frames 1 for a picture and 0 for a sound, fps 0 where there is none,
+    seconds 0 for a picture.
     """
 
     kind: Kind
@@ -29,7 +31,7 @@ class Sample:
 
     key: stable and unique within its data set (a path relative to the root, or a row). captions: one is drawn each time
     the sample is visited; () for none. extras: name -> key of what belongs to it (``mask``, ``reference``), readable
-    from the same backend.
+    from the same backend. facts: what else is known of it in words, by name (``lyrics``, ``bpm``).
     """
 
     key: str
@@ -38,3 +40,13 @@ class Sample:
     extras: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int = 0
     modified: float = 0.0
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def reference_name(number: int, tensor: str = "latents") -> str:
+    """The name in ``Batch.extras`` of what a sample's references encode to, counted from 0.
+
+    The latents of the first are "reference", of the second "reference2"; another tensor "mask" is "reference_mask".
+    """
+    name = REFERENCE if number == 0 else f"{REFERENCE}{number + 1}"
+    return name if tensor == "latents" else f"{name}_{tensor}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from st.data import captions
-from st.data.header import PREFIX_BYTES, mislabelled, read_header
-from st.data.index import SCHEMA, Listing
+from st.data.index import KINDS, SCHEMA, Listing
+from st.data.media_reader import reader_of
 from st.errors import DataUnusable, SampleUnreadable, StoreUnreadable
 
 if TYPE_CHECKING:
@@ -29,38 +29,42 @@ if TYPE_CHECKING:
     from st.data.store import Store
 
     Unreadable = Callable[[str, str], None]
+    _Described = tuple[tuple[str, ...], Mapping[str, str]]
 
 _STAMPED = SCHEMA.append(pa.field("stamp", pa.uint64()))
 """An index's columns, and in one number the sizes and times of all files that a row was read from."""
 
 _SYSTEM = r"(^|/)(__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|System Volume Information|Thumbs\.db|desktop\.ini)(/|$)"
 _EXTENSION = r"\.[^./]*$"
+_FACT = "fact "
 _PASSES = re.compile(r"^(\d+)_(.*)$")
 _CHUNK = 8192
 _READERS = 16
 
 
 def scan(backend: FolderBackend, known: pa.Table | None, unreadable: Unreadable) -> Listing:
-    """Every picture of a folder as a table sorted by key. Raises DataUnusable where there is none."""
+    """Every sample of a folder as a table sorted by key. Raises DataUnusable where there is none."""
     options = backend.options
     files = _without_companions(backend, _listed(backend.store))
-    wanted = [f".{extension.lower().lstrip('.')}" for extension in options.extensions]
+    extensions = options.extensions or reader_of(options.media).extensions
+    wanted = [f".{extension.lower().lstrip('.')}" for extension in extensions]
     pictures = files.filter(pc.is_in(files["extension"], value_set=pa.array(wanted, pa.large_string())))
+    notes: list[str] = []
+    if options.frame_folders:
+        pictures = _with_frame_folders(pictures, files, notes)
     if not len(pictures):
         raise _nothing(backend, files, wanted)
-    notes: list[str] = []
     stamps = [_stamp_columns(pictures)]
     for name, store in backend.companions.items():
         places = pc.index_in(pictures["stem"], value_set=(others := _listed(store))["stem"])
         pictures = pictures.append_column(name, others["key"].take(places))
         stamps.append(_stamp_columns(others.take(places)))
         notes += _missing(pictures, name, store, options)
-    if options.caption in ("textfile", "folder"):
-        texts = files.filter(pc.equal(files["extension"], options.caption_extension.lower()))
-        found = texts.take(pc.index_in(pictures["stem"], value_set=texts["stem"]))
-        pictures = pictures.append_column("caption", found["key"])
+    for name, beside in _beside(options).items():
+        found = _found_beside(pictures, files, beside)
+        pictures = pictures.append_column(name, found["key"])
         stamps.append(_stamp_columns(found))
-    elif options.caption == "jsonl":
+    if options.caption == "jsonl":
         texts = files.filter(pc.equal(files["key"], options.caption_file))
         stamps.append([np.broadcast_to(column, len(pictures)) for column in _stamp_columns(texts) if len(texts)])
     pictures = pictures.append_column("stamp", pa.array(_folded(stamps)))
@@ -87,6 +91,52 @@ def _listed(store: Store) -> pa.Table:
     return table.append_column("extension", pc.utf8_lower(extension.cast(pa.large_string())))
 
 
+def _beside(options: FolderOptions) -> dict[str, str]:
+    """Column -> ending of the files beside samples that it holds: captions, and facts in files of their own."""
+    endings = {"textfile": options.caption_extension, "folder": options.caption_extension, "json": ".json"}
+    found = {"caption": endings[options.caption]} if options.caption in endings else {}
+    if options.caption not in ("json", "jsonl"):
+        found |= {f"{_FACT}{name}": f".{name}{options.caption_extension}" for name in options.facts}
+    return found
+
+
+def _found_beside(samples: pa.Table, files: pa.Table, ending: str) -> pa.Table:
+    """For each sample the file of its name with another ending; null where there is none."""
+    extension = ending[ending.rindex(".") :].lower()
+    files = files.filter(pc.equal(files["extension"], extension))
+    inner = ending[: ending.rindex(".")]
+    stems = _followed_by(samples["stem"], inner) if inner else samples["stem"]
+    return files.take(pc.index_in(stems, value_set=files["stem"]))
+
+
+def _followed_by(texts: Any, ending: str) -> Any:
+    return pc.binary_join_element_wise(texts, *(pa.scalar(text, pa.large_string()) for text in (ending, "")))
+
+
+def _with_frame_folders(clips: pa.Table, files: pa.Table, notes: list[str]) -> pa.Table:
+    """``clips`` and a row for every folder that holds pictures itself: its key ends with a slash."""
+    endings = pa.array([f".{extension}" for extension in reader_of("image").extensions], pa.large_string())
+    frames = files.filter(pc.is_in(files["extension"], value_set=endings))
+    inside = pc.match_substring(frames["key"], "/")
+    if beside := len(frames) - int(pc.sum(inside).as_py() or 0):
+        notes.append(f"pictures that are in no folder of frames: {beside}; they are left out")
+    frames = frames.filter(inside)
+    folder = pc.replace_substring_regex(frames["key"], r"/[^/]*$", "")
+    clips = clips.filter(pc.invert(pc.is_in(clips["key"], value_set=frames["key"])))
+    grouped = frames.append_column("folder", folder).group_by("folder")
+    totals = grouped.aggregate([("size_bytes", "sum"), ("modified", "max")])
+    columns = {
+        "key": _followed_by(totals["folder"], "/"),
+        "size_bytes": totals["size_bytes_sum"],
+        "modified": totals["modified_max"],
+        "stem": totals["folder"],
+        "extension": pa.nulls(len(totals), pa.large_string()),
+    }
+    made = pa.table({field.name: columns[field.name].cast(field.type) for field in clips.schema})
+    table = pa.concat_tables([clips, made]).combine_chunks()
+    return table.take(pc.sort_indices(table["key"]))
+
+
 def _without_companions(backend: FolderBackend, files: pa.Table) -> pa.Table:
     """Masks and references that lie inside the data set's own folder are no samples of it."""
     root = str(backend.store).rstrip("/") + "/"
@@ -108,11 +158,20 @@ def _nothing(backend: FolderBackend, files: pa.Table, wanted: list[str]) -> Data
             why=f"Looked for {str(folder)!r}.",
             fix="Correct the data set's url.",
         )
+    noun = f"{reader_of(backend.options.media).noun}s"
     return DataUnusable(
-        f"{backend.url!r} holds no pictures.",
+        f"{backend.url!r} holds no {noun}.",
         why=f"Found {found}." if found else "The folder is empty.",
-        fix=f"Pictures end in {' '.join(wanted)}: put some there, or set extensions.",
+        fix=f"{noun.capitalize()} end in {' '.join(wanted)}: put some there, or set extensions"
+        f"{_other_media(backend, files)}.",
     )
+
+
+def _other_media(backend: FolderBackend, files: pa.Table) -> str:
+    """What to set where the files are of another kind."""
+    there = {str(extension).lstrip(".") for extension in pc.unique(files["extension"]).to_pylist()}
+    kinds = [kind for kind in KINDS if kind != backend.options.media and there & set(reader_of(kind).extensions)]
+    return "".join(f", or media = {kind!r}" for kind in kinds)
 
 
 def _missing(pictures: pa.Table, name: str, store: Store, options: FolderOptions) -> list[str]:
@@ -180,8 +239,8 @@ def _read_changed(
     return Listing(table, tuple(notes))
 
 
-def _listed_captions(backend: FolderBackend) -> Mapping[str, tuple[str, ...]]:
-    """Captions by key out of the data set's list; {} where captions are elsewhere. Raises DataUnusable."""
+def _listed_captions(backend: FolderBackend) -> Mapping[str, _Described]:
+    """Captions and facts by key out of the data set's list; {} where they are elsewhere. Raises DataUnusable."""
     name = backend.options.caption_file
     if backend.options.caption != "jsonl":
         return {}
@@ -196,7 +255,7 @@ def _listed_captions(backend: FolderBackend) -> Mapping[str, tuple[str, ...]]:
     return dict(_caption_line(name, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
 
 
-def _caption_line(name: str, number: int, line: str) -> tuple[str, tuple[str, ...]]:
+def _caption_line(name: str, number: int, line: str) -> tuple[str, _Described]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -204,17 +263,18 @@ def _caption_line(name: str, number: int, line: str) -> tuple[str, tuple[str, ..
     key = row.get("file_name") if isinstance(row, dict) else None
     if not isinstance(key, str):
         raise DataUnusable(f"{name}:{number} has no 'file_name'.", fix='Write {"file_name": "a.jpg", "text": "a cat"}.')
-    value = next((row[field] for field in ("text", "caption", "captions") if field in row), None)
-    texts = [value] if isinstance(value, str) else [] if value is None else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataUnusable(f"{name}:{number}: the caption of {key!r} is {value!r}, not a text or a list of texts.")
-    return key, tuple(texts)
+    return key, captions.described(f"{name}:{number}", key, row)
 
 
 class _Row(NamedTuple):
+    kind: int
     width: int
     height: int
+    frames: int
+    fps: float
+    seconds: float
     captions: tuple[str, ...]
+    facts: list[tuple[str, str]] | None
     passes: int = 1
 
 
@@ -222,10 +282,11 @@ class _Reader:
     """Reads headers and captions: one file after the other on a disk, many at a time from elsewhere."""
 
     def __init__(
-        self, backend: FolderBackend, options: FolderOptions, captions_by_key: Mapping[str, tuple[str, ...]]
+        self, backend: FolderBackend, options: FolderOptions, captions_by_key: Mapping[str, _Described]
     ) -> None:
+        self.backend, self.reader = backend, reader_of(options.media)
         self.store, self.options, self.captions_by_key = backend.store, options, captions_by_key
-        self.companions = tuple(backend.companions)
+        self.companions, self.beside = tuple(backend.companions), tuple(_beside(options))
         self.mislabelled: list[str] = []
         self._pool = None if self.store.is_local else ThreadPoolExecutor(_READERS)
 
@@ -235,8 +296,9 @@ class _Reader:
 
     def batch(self, pictures: pa.Table, unreadable: Unreadable) -> pa.RecordBatch:
         keys = pictures["key"].to_pylist()
-        texts = pictures["caption"].to_pylist() if "caption" in pictures.column_names else [None] * len(keys)
-        mapped: Iterator[_Row | SampleUnreadable] = (self._pool.map if self._pool else map)(self._row, keys, texts)
+        beside = [pictures[name].to_pylist() for name in self.beside]
+        files = zip(*beside, strict=True) if beside else repeat((), len(keys))
+        mapped: Iterator[_Row | SampleUnreadable] = (self._pool.map if self._pool else map)(self._row, keys, files)
         rows, kept = [], []
         for place, row in enumerate(mapped):
             if isinstance(row, SampleUnreadable):
@@ -246,15 +308,8 @@ class _Reader:
                 kept.append(place)
         pictures = pictures.take(pa.array(kept, pa.int64()))
         given = {name: pictures[name].combine_chunks() for name in ("key", "size_bytes", "modified", "stamp")}
-        made = {
-            "kind": np.zeros(len(rows), np.int8),
-            "frames": np.ones(len(rows), np.int32),
-            "fps": np.zeros(len(rows), np.float32),
-            "seconds": np.zeros(len(rows), np.float32),
-            "extras": self._extras(pictures),
-        }
         read = {name: [getattr(row, name) for row in rows] for name in _Row._fields}
-        columns = {**given, **made, **read}
+        columns = {**given, **read, "extras": self._extras(pictures)}
         return pa.record_batch([pa.array(columns[field.name], field.type) for field in _STAMPED], schema=_STAMPED)
 
     def _extras(self, pictures: pa.Table) -> list[list[tuple[str, str]] | None]:
@@ -266,22 +321,51 @@ class _Reader:
             for keys in zip(*columns, strict=True)
         ]
 
-    def _row(self, key: str, caption: str | None) -> _Row | SampleUnreadable:
+    def _row(self, key: str, beside: tuple[str | None, ...]) -> _Row | SampleUnreadable:
         try:
-            data = self.store.read_range(key, 0, PREFIX_BYTES)
-            header = read_header(key, data, complete=len(data) < PREFIX_BYTES)
-            header = header or read_header(key, self.store.read(key))
-            assert header is not None
-            texts, passes = self._captions(key, caption)
+            header = self.reader.header(self.backend, key)
+            files = dict(zip(self.beside, beside, strict=True))
+            texts, passes, facts = self._words(key, files)
         except SampleUnreadable as error:
             return error
         except FileNotFoundError:
             return SampleUnreadable(key, "the file, or its caption, is gone or a link to nothing")
         except StoreUnreadable as error:
             return SampleUnreadable(key, error.why)
-        if mislabelled(key, header):
+        if header.mislabelled:
             self.mislabelled.append(key)
-        return _Row(*header.upright, texts, passes)
+        media = header.media
+        size = (KINDS.index(media.kind), media.width, media.height, media.frames, media.fps, media.seconds)
+        return _Row(*size, texts, facts, passes)
+
+    def _words(
+        self, key: str, files: Mapping[str, str | None]
+    ) -> tuple[tuple[str, ...], int, list[tuple[str, str]] | None]:
+        """Captions, passes and facts. files: those beside the sample, by column."""
+        caption = files.get("caption")
+        if self.options.caption == "json":
+            (texts, known), passes = self._object(key, caption), 1
+        elif self.options.caption == "jsonl":
+            (texts, known), passes = self.captions_by_key.get(key, ((), {})), 1
+        else:
+            texts, passes = self._captions(key, caption)
+            known = {
+                name: captions.read(self.store.read(file), key).strip()
+                for name in self.options.facts
+                if (file := files.get(f"{_FACT}{name}"))
+            }
+        facts = [(name, known[name]) for name in self.options.facts if known.get(name)]
+        return texts, passes, facts or None
+
+    def _object(self, key: str, file: str | None) -> _Described:
+        if file is None:
+            return (), {}
+        try:
+            return captions.described(file, key, json.loads(captions.read(self.store.read(file), key)))
+        except DataUnusable as error:
+            raise SampleUnreadable(key, error.what) from error
+        except json.JSONDecodeError as error:
+            raise SampleUnreadable(key, f"{file!r} is not JSON: {error}") from error
 
     def _captions(self, key: str, caption: str | None) -> tuple[tuple[str, ...], int]:
         source, passes, from_folder = self.options.caption, 1, ""
@@ -294,6 +378,4 @@ class _Reader:
             return captions.lines(text), passes
         if source == "filename":
             return (captions.from_filename(key),), passes
-        if source == "jsonl":
-            return self.captions_by_key.get(key, ()), passes
         return ((from_folder,) if from_folder else ()), passes

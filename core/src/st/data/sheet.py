@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from st.data.picture import decode_mask, resized
+from st.data.previews import clip_preview, sound_preview
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from st.data.buckets import Bucket
-    from st.data.geometry import Fit
     from st.data.prepare import PreparedSet
 
 _EDGE = 220
@@ -34,6 +34,8 @@ p { margin: .2rem 0; color: var(--soft); } h3 small, figcaption small { color: v
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .7rem; min-width: 0; }
 .pair { display: flex; gap: .6rem; align-items: flex-start; } .pair > div { min-width: 0; flex: 1 1 0; }
+figure > img, audio { display: block; width: 100%; height: auto; } figure > small { color: var(--soft); }
+audio { height: 2.4rem; } pre { white-space: pre-wrap; }
 .pair img { display: block; width: 100%; height: auto; } .pair small { color: var(--soft); font-size: .75rem; }
 .whole { position: relative; } .whole i { position: absolute; border: 2px solid var(--mark); box-sizing: border-box; }
 figcaption { margin-top: .5rem; overflow-wrap: anywhere; } figcaption code { font-size: .8rem; }
@@ -51,7 +53,7 @@ def page(sets: Sequence[PreparedSet], per_bucket: int) -> str:
         "<!doctype html>\n<html lang=en><meta charset=utf-8>"
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         f"<title>What training sees</title><style>{_STYLE}</style>\n<h1>What training sees</h1>\n"
-        "<p>Left: the resized picture with its crop. Right: the pixels that are trained on. "
+        "<p>Left: the resized picture with its crop. Right: the pixels that are trained on. Clips and sounds play. "
         f"Tinted: left out by a mask.</p>\n{body}\n</html>\n"
     )
 
@@ -76,9 +78,11 @@ def _bucket(one: PreparedSet, bucket: Bucket, per_bucket: int) -> Iterator[str]:
 
 
 def _card(one: PreparedSet, row: int) -> str:
-    key, fit = one.index.key(row), one.index.fit(row)
+    key = one.index.key(row)
     try:
-        pictures = _pair(one, row, fit)
+        pictures = _preview(one, row) + "".join(
+            f"<small>{escape(other.name)}</small>{_preview(other, row)}" for other in one.references
+        )
     except SampleUnreadable as error:
         pictures = f"<p class=bad>{escape(error.reason)}</p>"
     captions = one.index.captions(row)
@@ -86,13 +90,19 @@ def _card(one: PreparedSet, row: int) -> str:
     text = f"<ul>{listed}</ul>" if len(captions) > 1 else f"<div>{escape(captions[0]) if captions else ''}</div>"
     if not any(captions):
         text = "<div class=bad>no caption</div>"
+    text += "".join(
+        f"<details><summary>{escape(name)}</summary><pre>{escape(fact)}</pre></details>"
+        for name, fact in one.index.facts(row).items()
+    )
     return f"<figure>{pictures}<figcaption><code>{escape(key)}</code>{text}</figcaption></figure>"
 
 
-def _pair(one: PreparedSet, row: int, fit: Fit) -> str:
-    key, extras = one.index.key(row), one.index.extras(row)
-    if not fit.geometry.height or fit.geometry.frames != 1:
-        return f"<p>{fit.geometry}</p>"
+def _preview(one: PreparedSet, row: int) -> str:
+    return {"image": _pair, "video": clip_preview, "audio": sound_preview}[one.index.kind(row)](one, row)
+
+
+def _pair(one: PreparedSet, row: int) -> str:
+    key, extras, fit = one.index.key(row), one.index.extras(row), one.index.fit(row)
     whole = resized(key, one.backend.read(key), fit)
     (top, left), (height, width) = fit.crop, (fit.geometry.height, fit.geometry.width)
     pixels = np.asarray(whole.crop((left, top, left + width, top + height)))

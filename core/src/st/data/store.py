@@ -105,6 +105,10 @@ class Store:
         path = self._path(key)
         return self._try(key, lambda: bytes(self.filesystem.cat_file(path, start=start, end=start + length)))
 
+    def size_bytes(self, key: str) -> int:
+        """How many bytes an object has. Raises as ``read`` does."""
+        return self._try(key, lambda: int(self.filesystem.info(self._path(key))["size"]))
+
     def write(self, key: str, data: bytes) -> None:
         """Write an object, replacing what was there. Raises OutputUnwritable."""
         if self._disk:

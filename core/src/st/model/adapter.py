@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from st.diffusion.objective import Batch, Noised
     from st.errors import Problem
     from st.model.family import ModelFamily
     from st.model.formats import AdapterFormat
+    from st.model.references import References
 
     ParamGroup = dict[str, Any]
 
@@ -33,6 +35,16 @@ class Adapter(ABC):
 
     note: str = ""
     """What ``attach`` did, in one sentence for the report: how many modules learn, with how many weights."""
+    exports_base: bool = True
+    """Whether ``export`` reads weights that do not learn."""
+
+    @property
+    def needs_whole(self) -> str:
+        """What it does with weights that needs them whole on every process, after "adapter": "takes them apart".
+
+        '' where it works with parts of weights as well; nothing is loaded yet.
+        """
+        return ""
 
     def base_dtype(self, precision: torch.dtype) -> torch.dtype:
         """What the denoiser's weights are loaded as, given the run's precision."""
@@ -41,6 +53,23 @@ class Adapter(ABC):
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
         """What was asked for and this family cannot do; found before anything is loaded."""
         return ()
+
+    def references(self, family: ModelFamily[Any]) -> References | None:
+        """What the adapter takes of reference pictures; None where they are the family's own affair. Needs no torch."""
+        return None
+
+    def predict(self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        """The answer of the denoiser with this adapter, as ``ModelFamily.predict`` gives it.
+
+        The one way in which training and previews ask; an adapter that is shown more than the denoiser overrides it.
+        """
+        return family.predict(denoiser, noised, batch)
+
+    def begin(self, family: ModelFamily[Any], denoiser: nn.Module) -> None:
+        """Take what is needed of the denoiser's own weights, or make room in it, before any of it is quantized.
+
+        Called once, on the frozen denoiser, on the device where it was loaded; ``attach`` follows.
+        """
 
     @abstractmethod
     def attach(
@@ -74,6 +103,18 @@ class Adapter(ABC):
         raise StError(
             f"{type(self).__name__} changes the denoiser's own weights, so there is no untrained model left to ask",
             why="a technique of this run compares the trained model with the untrained one",
+            fix='set adapter.kind to "lora", or leave that technique out',
+        )
+
+    def scaled(self, denoiser: nn.Module, factor: float) -> AbstractContextManager[None]:
+        """``factor`` times what the adapter adds, inside of a ``with``: 0 is the untrained model, 1 the trained one.
+
+        Where blocks are computed again in backward, backward belongs inside too. Raises StError, on entering and for
+        any factor, where there is nothing that adds up.
+        """
+        raise StError(
+            f"{type(self).__name__} cannot count what it has learnt {factor:g} times",
+            why="a technique of this run trains it at several strengths",
             fix='set adapter.kind to "lora", or leave that technique out',
         )
 

@@ -72,10 +72,12 @@ def write_adapter_file(
 ) -> None:
     """Write a file that a reader sees whole or not at all, and read it back. Raises OutputUnwritable.
 
+    Where metadata tells of a training (``ss_``) or a model (``modelspec.``), the hashes that go with it are added.
     check: called with what was read back, before the file gets its name; what it raises leaves no file.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+
+    from st.model.tensor_file import Body
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -84,12 +86,16 @@ def write_adapter_file(
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
-        save_file(plain, partial, metadata=dict(metadata))
-        with partial.open("rb") as file:
+        body = Body.of(plain)
+        told = {**metadata, **body.hashes(metadata)}
+        with partial.open("wb") as file:
+            file.write(body.header(told))
+            file.write(body.data)
+            file.flush()
             os.fsync(file.fileno())
         written, header = read_adapter_file(partial)
         same = written.keys() == plain.keys() and all(_equal(written[name], plain[name]) for name in plain)
-        if not same or header != dict(metadata):
+        if not same or header != told:
             raise OutputUnwritable(
                 f"{str(path)!r} does not hold what was written", why="the disk may be damaged or full"
             )

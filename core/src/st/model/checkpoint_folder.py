@@ -77,7 +77,7 @@ class CheckpointFolder:
         for component in components:
             for path in sorted((root / component).rglob("*")):
                 if path.suffix in READ and self._is_ours(path.name):
-                    digest.update(f"{path.relative_to(root)}\0{_file_digest(path)}\0".encode())
+                    digest.update(f"{path.relative_to(root)}\0{file_digest(path)}\0".encode())
         return digest.hexdigest()
 
     def copy(self, directory: Path, without: str) -> None:
@@ -140,7 +140,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return read
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Changes when a file does. Of a local file above 64 MB 256 windows are read; a hub file is named by its digest."""
     target = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", target.name):
         return target.name

@@ -37,7 +37,8 @@ class ModelFamily(ABC, Generic[OptionsT]):
     """
 
     Options: ClassVar[type[Options]] = Options
-    geometry: ClassVar[GeometryRule] = GeometryRule()
+    geometry: GeometryRule = GeometryRule()
+    """Sizes that it accepts; of the instance, where options decide it."""
     path: Path = staticmethod(straight)
     """How noise is mixed in. Set on the instance where options decide it; so is ``target``."""
     target: Target = staticmethod(velocity)

@@ -44,7 +44,8 @@ class LoraOptions(Options):
     """Learn each output's magnitude apart from its direction (arXiv:2402.09353). Slower and often better."""
     init: str = Field(default="default", pattern=r"^(default|gaussian|orthogonal|olora|pissa|pissa_niter_\d+|loftq)$")
     """How A and B begin: default, gaussian and orthogonal at random, without changing the model; pissa, pissa_niter_<n>
-    (a faster pissa, of n iterations) and olora with the main directions of the layer's own weights."""
+    (a faster pissa, of n iterations) and olora with the main directions of the layer's own weights; loftq with what a
+    [quantizer] rounds away (arXiv:2310.08659)."""
     targets: tuple[str, ...] = ()
     """Layers that get an update, by the end of their path; * stands for anything. Empty: the family's choice."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
@@ -77,16 +78,31 @@ class LoraOptions(Options):
 
     @property
     def changes_base(self) -> bool:
-        """Whether the layer's own weights give something up that the update begins with."""
-        return self.init.startswith(("pissa", "olora"))
+        """Whether the layer's own weights give something up that the update begins with, or have lost it already."""
+        return self.init.startswith(("pissa", "olora", "loftq"))
 
 
 class LoraAdapter(Adapter):
     """Low-rank updates. The denoiser's own weights stay as they are, unless the init moves a part of them into it."""
 
+    exports_base = False
+
     def __init__(self, options: LoraOptions) -> None:
         self.options = options
         self._starts: dict[str, Tensor] = {}
+        self._unrounded: dict[str, Tensor] = {}
+
+    def begin(self, family: ModelFamily[Any], denoiser: nn.Module) -> None:
+        if self.options.init == "loftq":
+            from st.model.loftq import keep_weights
+            from st.model.targets import match_modules
+
+            paths = match_modules(denoiser, self.options.targets or family.adapter_targets())
+            self._unrounded = keep_weights(denoiser, paths)
+
+    @property
+    def needs_whole(self) -> str:
+        return f"puts weights in place of others (init = {self.options.init!r})" if self.options.changes_base else ""
 
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
         from st.model.adapter_start import start_problems
@@ -105,6 +121,7 @@ class LoraAdapter(Adapter):
         import torch
 
         from st.model.adapter_start import read_start, untouched
+        from st.model.casting import spare_casts
 
         start = read_start(self.options.start, denoiser, formats.values()) if self.options.start else None
         left = untouched(denoiser, targets, start[1]) if start else 0
@@ -115,8 +132,12 @@ class LoraAdapter(Adapter):
             _inject(denoiser, config)
         for layer in _layers(denoiser).values():
             layer.train(denoiser.training)
+            if not self.options.dropout and ADAPTER not in layer.lora_magnitude_vector:
+                spare_casts(layer)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.options.dtype]
         parameters = self._parameters(denoiser)
+        if self.options.init == "loftq":
+            self._make_up(denoiser)
         if self.options.changes_base:
             self._starts = {f"{name}{START}": tensor.detach().clone() for name, tensor in parameters.items()}
         for parameter in parameters.values():
@@ -152,13 +173,15 @@ class LoraAdapter(Adapter):
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
         from st.model.adapter_file import write_layout
+        from st.model.architecture import lora_facts
 
         formats = family.adapter_formats()
         state, shape = self.portable(denoiser)
+        facts = {**metadata, **lora_facts(family, shape)} if metadata else {}
         names = [name or next(iter(formats)) for name in self.options.formats] or [next(iter(formats))]
         paths = [directory / (FILE if name == names[0] else f"{Path(FILE).stem}-{name}.safetensors") for name in names]
         for name, path in zip(names, paths, strict=True):
-            write_layout(path, formats[name], (state, shape), metadata)
+            write_layout(path, formats[name], (state, shape), facts)
         return paths[0]
 
     def portable(self, denoiser: nn.Module) -> tuple[dict[str, Tensor], LoraShape]:
@@ -192,6 +215,25 @@ class LoraAdapter(Adapter):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+
+    @contextmanager
+    def scaled(self, denoiser: nn.Module, factor: float) -> Iterator[None]:
+        layers = list(_layers(denoiser).values())
+        if self._starts or any(ADAPTER in layer.lora_magnitude_vector for layer in layers):
+            setting = f"init = {self.options.init!r}" if self._starts else "use_dora"
+            raise StError(
+                f"a LoRA with {setting} cannot be trained at another strength",
+                why="it changes the layers that it belongs to, and does not only add to them",
+                fix=f"leave adapter.{setting.split()[0]} out",
+            )
+        trained = [layer.scaling[ADAPTER] for layer in layers]
+        for layer, scale in zip(layers, trained, strict=True):
+            layer.scaling[ADAPTER] = scale * factor
+        try:
+            yield
+        finally:
+            for layer, scale in zip(layers, trained, strict=True):
+                layer.scaling[ADAPTER] = scale
 
     @contextmanager
     def _at_start(self, denoiser: nn.Module) -> Iterator[None]:
@@ -229,13 +271,7 @@ class LoraAdapter(Adapter):
                 raise StError(
                     f"no layer that learns is named {pattern!r}", fix="change adapter.rank_pattern or .alpha_pattern"
                 )
-        if options.init == "loftq":
-            raise StError(
-                "adapter.init = 'loftq' cannot be used: it needs CUDA, and it replaces the base by quantized weights",
-                why="an adapter that is learned beside those fits no other copy of the model",
-                fix="set adapter.init to 'pissa', or choose a [quantizer]",
-            )
-        if options.changes_base:
+        if options.changes_base and options.init != "loftq":
             _refuse_unusual(denoiser, paths, options.init, nn.Linear)
         if options.use_dora and not all(is_plain(parameter) for parameter in denoiser.parameters()):
             raise StError(
@@ -247,7 +283,7 @@ class LoraAdapter(Adapter):
             lora_dropout=options.dropout,
             use_rslora=options.use_rslora,
             use_dora=options.use_dora,
-            init_lora_weights=True if options.init == "default" else options.init,  # type: ignore[arg-type]
+            init_lora_weights=True if options.init in ("default", "loftq") else options.init,  # type: ignore[arg-type]
             target_modules=list(paths),
             rank_pattern=_by_path(paths, options.rank_pattern),
             alpha_pattern=self._alpha_pattern(paths),
@@ -272,10 +308,29 @@ class LoraAdapter(Adapter):
             alpha_pattern={f"^{path}": one for path, one in shape.alphas.items() if one != alpha},
         )
 
+    def _make_up(self, denoiser: nn.Module) -> None:
+        """Begin with what the quantizer took from each layer."""
+        from st.model.loftq import refuse_unquantized, rounded_away
+
+        layers = _layers(denoiser)
+        refuse_unquantized(self._unrounded, all(is_plain(one.get_base_layer().weight) for one in layers.values()))
+        for path, layer in layers.items():
+            if is_plain(layer.get_base_layer().weight):
+                # Nothing was rounded away, and an update of two zeros would never learn.
+                continue
+            down, up = rounded_away(layer.get_base_layer(), self._unrounded[path], layer.r[ADAPTER])
+            layer.lora_A[ADAPTER].weight.data = down.contiguous()
+            layer.lora_B[ADAPTER].weight.data = (up / layer.scaling[ADAPTER]).contiguous()
+        self._unrounded = {}
+
     def _move_base(self, denoiser: nn.Module, starts: Mapping[str, Tensor]) -> None:
         """Give the base what these starts leave of it, where it was left by others: another machine's, or unrounded."""
         import torch
 
+        if self.options.init == "loftq":
+            # The base is as the quantizer left it, whatever the update began with.
+            self._starts = {name: starts[name].to(mine.device) for name, mine in self._starts.items()}
+            return
         if all(torch.equal(starts[name].to(mine), mine) for name, mine in self._starts.items()):
             return
         for path, layer in _layers(denoiser).items():

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+from pydantic import Field
+
 from st.errors import StError
+from st.importing import importing
 from st.model.checkpoint_folder import CheckpointFolder, read_json
 from st.model.family import ModelFamily
 from st.model.pipeline_codec import PipelineCodec
+from st.model.quiet import quietly
 from st.model.weights import Weights
 from st.options import Options
 
@@ -41,6 +45,8 @@ class PipelineOptions(Options):
     denoiser: str = ""
     """Where the denoiser is if not in the checkpoint: a folder, a repository on the hub, or a .safetensors file, which
     may be one of a repository: owner/name/file.safetensors."""
+    shard_gigabytes: float = Field(default=10.0, gt=0)
+    """Largest file of the denoiser's weights, in GB, where all of them are saved; more go into several files."""
     denoiser_subfolder: str | None = None
     """Folder of the denoiser in there, "" for the top. Unset: the folder that it has in a whole checkpoint."""
 
@@ -58,8 +64,8 @@ class PipelineFamily(ModelFamily[P]):
     Options: ClassVar[type[Options]] = PipelineOptions
     pipeline: str
     """Name of the pipeline's class in diffusers; of the instance, where options decide it."""
-    denoiser: ClassVar[str] = "transformer"
-    """Component that learns."""
+    denoiser: str = "transformer"
+    """Component that learns; of the instance, where options decide it."""
     autoencoder: ClassVar[str] = "vae"
     """Component that turns pixels into latents."""
     unused: ClassVar[Sequence[str]] = ("image_encoder", "feature_extractor", "safety_checker")
@@ -91,13 +97,13 @@ class PipelineFamily(ModelFamily[P]):
         return {}
 
     def codec(self) -> LatentCodec:
-        self._check()
+        self.check()
         return self.codec_class(self.folder, self.autoencoder, self.options.autoencoder_precision, self.options.latents)
 
     def text_encoders(self) -> Sequence[Encoder]:
         from st.model.pipeline_text import PipelineText, Prompting
 
-        self._check()
+        self.check()
         prompting = Prompting(
             self._pipeline_class(),
             (self.denoiser, self.autoencoder, *self.unused),
@@ -108,7 +114,7 @@ class PipelineFamily(ModelFamily[P]):
         return (PipelineText(self.folder, prompting, self.options.text_precision),)
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        self._check()
+        self.check()
         weights = self._weights()
         if weights is None:
             denoiser = self._from_folder("checkpoint", self.folder.root([self.denoiser]) / self.denoiser, dtype)
@@ -127,11 +133,13 @@ class PipelineFamily(ModelFamily[P]):
         """Every module path of the denoiser, found without its weights."""
         import torch
 
-        kind, weights = self._denoiser_class(), self._weights()
+        weights = self._weights()
         if weights is None or weights.is_file:
-            config = self.folder.config(self.denoiser)
+            kind, config = self._denoiser_class(), self.folder.config(self.denoiser)
         else:
+            # The folder says what it is, so nothing else of the model has to be there.
             config = read_json(weights.folder() / "config.json")
+            kind = self._class_of(str(config.get("_class_name")))
         with torch.device("meta"):
             denoiser = kind.from_config(dict(config))
         return [path for path, _ in denoiser.named_modules()]
@@ -141,7 +149,9 @@ class PipelineFamily(ModelFamily[P]):
 
         self.folder.copy(directory, without=self.denoiser)
         save: Any = denoiser
-        save.save_pretrained(directory / self.denoiser, safe_serialization=True)
+        largest = max(1, round(self.options.shard_gigabytes * 1e9))
+        with quietly():
+            save.save_pretrained(directory / self.denoiser, safe_serialization=True, max_shard_size=largest)
         if self.schedule_settings():
             # What was copied may be a hard link to the original, which writing would change.
             shutil.rmtree(directory / "scheduler")
@@ -158,7 +168,8 @@ class PipelineFamily(ModelFamily[P]):
         steps: int,
         guidance: float,
     ) -> Tensor:
-        """What the pipeline gives whoever loads the result: (1, 3, [F,] H, W) in [0, 1].
+        """What the pipeline gives whoever loads the result: (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels,
+        samples) in [-1, 1].
 
         conditions: collated, of one text; negative: likewise, None where guidance is off. The denoiser is in eval mode.
         """
@@ -213,7 +224,7 @@ class PipelineFamily(ModelFamily[P]):
 
             from st.model.pipeline_text import load_pipeline
 
-            self._check()
+            self.check()
             self._renderer = load_pipeline(self._pipeline_class(), self.folder, [self.autoencoder], torch.float32)
             self._renderer.set_progress_bar_config(disable=True)
             if settings := self.schedule_settings():
@@ -235,9 +246,10 @@ class PipelineFamily(ModelFamily[P]):
         if found != kind.__name__:
             raise self._foreign(option, f"it is a {found}; {kind.__name__} is needed")
         denoiser: nn.Module
-        denoiser, loading = kind.from_pretrained(
-            folder, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True
-        )
+        with quietly():
+            denoiser, loading = kind.from_pretrained(
+                folder, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True
+            )
         if absent := loading["missing_keys"]:
             # diffusers would train what is missing from random numbers.
             raise self._foreign(option, f"{len(absent)} of its weights are not there, such as {sorted(absent)[0]!r}")
@@ -246,6 +258,8 @@ class PipelineFamily(ModelFamily[P]):
     def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:
         """A single file as its makers or diffusers wrote it; what it belongs into is the checkpoint's denoiser."""
         kind = self._denoiser_class()
+        if not hasattr(kind, "from_single_file"):
+            raise self._foreign("denoiser", f"diffusers reads no {kind.__name__} from a single file, but from folders")
         # Fetched here, so that diffusers finds the settings on this machine.
         self.folder.config(self.denoiser)
         root = self.folder.root([])
@@ -261,16 +275,18 @@ class PipelineFamily(ModelFamily[P]):
         return denoiser
 
     def _pipeline_class(self) -> Any:
-        import diffusers
-
-        return getattr(diffusers, self.pipeline)
+        return self._class_of(self.pipeline)
 
     def _denoiser_class(self) -> Any:
-        import diffusers
+        return self._class_of(self.folder.components()[self.denoiser])
 
-        return getattr(diffusers, self.folder.components()[self.denoiser])
+    def _class_of(self, name: str) -> Any:
+        with importing():
+            import diffusers
 
-    def _check(self) -> None:
+            return getattr(diffusers, name)
+
+    def check(self) -> None:
         """Raises StError where the checkpoint is of another family: its denoiser is no class of this pipeline's."""
         components = self.folder.components()
         expected = inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
+from st.model.quiet import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encode
     from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.quantizer import Quantization, Quantizer
 
 UNBOUNDED = 1 << 20
 """Tokenizers without a limit of their own say so with a number beyond this one."""
@@ -48,11 +52,20 @@ class PipelineText(Encoder):
 
     def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str) -> None:
         self.folder, self.prompting, self.dtype = folder, prompting, dtype
+        self._quantizer: Quantizer | None = None
+        self._tell: Callable[[Quantization], None] = lambda done: None
 
     @property
     def fingerprint(self) -> str:
         asked = json.dumps([self.prompting.encodes, dict(self.prompting.trims), self._arguments()], default=str)
-        return f"{self.prompting.pipeline.__name__}-{self.folder.fingerprint(self._components())}-{self.dtype}-{asked}"
+        dtype = self.dtype if self._quantizer is None else f"{self.dtype}-{self._quantizer.fingerprint}"
+        return f"{self.prompting.pipeline.__name__}-{self.folder.fingerprint(self._components())}-{dtype}-{asked}"
+
+    def quantized(self, quantizer: Quantizer, tell: Callable[[Quantization], None]) -> PipelineText:
+        """The same encoder with quantized weights: a ``QuantizableEncoder``."""
+        made = copy(self)
+        made._quantizer, made._tell = quantizer, tell
+        return made
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[Encode]:
@@ -75,7 +88,7 @@ class PipelineText(Encoder):
     def count_tokens(self, caption: str) -> tuple[int, int] | None:
         """For the tokenizer that reads the most of it."""
         counts = []
-        for tokenizer in self._tokenizers():
+        for tokenizer in self._tokenizers:
             limit = self._arguments().get("max_sequence_length") or UNBOUNDED
             own = tokenizer.model_max_length
             tokens = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
@@ -104,12 +117,30 @@ class PipelineText(Encoder):
 
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
         frozen: Any = configuration_utils.FrozenDict
-        loaded = load_pipeline(self.prompting.pipeline, self.folder, self._components(), dtype).to(device)
-        for name in self.folder.components():
-            if name in self.prompting.without and getattr(loaded, name, None) is None:
+        if self._quantizer is not None:
+            self._quantizer.check(device, dtype)
+        loaded = load_pipeline(self.prompting.pipeline, self.folder, self._components(), dtype)
+        if self._quantizer is not None:
+            self._quantize(loaded, self._quantizer, device)
+        loaded.to(device)
+        for name, entry in self.folder.index().items():
+            model = isinstance(entry, list) and entry[0] == "diffusers" and name != "scheduler"
+            if model and name in self.prompting.without and getattr(loaded, name, None) is None:
                 # A pipeline may ask the denoiser that is not there for the width of embeddings that it makes up.
                 loaded.__dict__[name] = SimpleNamespace(config=frozen(self.folder.config(name)), dtype=dtype)
         return loaded
+
+    def _quantize(self, loaded: Any, quantizer: Quantizer, device: torch.device) -> None:
+        from torch import nn
+
+        from st.model.quantized import quantize
+
+        networks = [getattr(loaded, name) for name in self._components()]
+        done = [quantize(network, quantizer, device) for network in networks if isinstance(network, nn.Module)]
+        if not any(one.layers for one in done):
+            done[0].require()
+        for one in done:
+            self._tell(one)
 
     def _arguments(self) -> dict[str, Any]:
         """Every argument that has no default is given: None where nothing is known about it."""
@@ -126,7 +157,9 @@ class PipelineText(Encoder):
             arguments["do_classifier_free_guidance"] = False
         return arguments | dict(self.prompting.arguments)
 
+    @cached_property
     def _tokenizers(self) -> list[Any]:
+        """Read once: a run may count the tokens of many captions."""
         from transformers import AutoTokenizer
 
         names = [name for name in self._components() if name.startswith("tokenizer")]
@@ -141,4 +174,5 @@ def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[
     required = [name for name, parameter in parameters if parameter.default is parameter.empty and name != "self"]
     absent = {name: None for name in (*required, *pipeline._optional_components) if name not in wanted}
     root, variant = folder.root(wanted), folder.variant or None
-    return pipeline.from_pretrained(root, dtype=dtype, variant=variant, use_safetensors=True, **absent)
+    with quietly():
+        return pipeline.from_pretrained(root, dtype=dtype, variant=variant, use_safetensors=True, **absent)

@@ -58,7 +58,9 @@ def evaluate(
     """
 
     def ask(noised: Noised, batch: Batch) -> Tensor:
-        return run.family.predict(run.denoiser, noised, batch) if predict is None else predict(noised, batch)
+        if predict is not None:
+            return predict(noised, batch)
+        return run.adapter.predict(run.family, run.denoiser, noised, batch)
 
     metrics: dict[str, float] = {}
     with untouched(run.denoiser, run.device):

@@ -53,6 +53,7 @@ class Fanout:
         for line in self._lines:
             line.join(max(0.0, deadline - monotonic()))
             if line.is_alive():
+                line.forsake()
                 self._problem(
                     f"tracker {line.tracker_name!r} was not done {timeout_seconds:g} seconds after the run; left behind"
                 )
@@ -69,7 +70,7 @@ class _Line(threading.Thread):
         self._tracker, self._problem, self._capacity = tracker, problem, capacity
         self._calls: deque[tuple[Callable[[Tracker], None] | None, bool]] = deque()
         self._changed = threading.Condition()
-        self._disabled = False
+        self._disabled = self._forsaken = False
 
     def put(self, call: Callable[[Tracker], None] | None, droppable: bool = False) -> None:
         """Queue a call, or None to end the thread. Never waits for the tracker."""
@@ -82,6 +83,11 @@ class _Line(threading.Thread):
         if full and self.dropped == 1:
             self._problem(f"tracker {self.tracker_name!r} is slower than training: its oldest metrics are dropped")
 
+    def forsake(self) -> None:
+        """Hear nothing of it any more: whoever would be told may be gone when it fails after all."""
+        with self._changed:
+            self._forsaken = True
+
     def run(self) -> None:
         while True:
             with self._changed:
@@ -93,8 +99,10 @@ class _Line(threading.Thread):
                 call(self._tracker)
             except (Exception, SystemExit) as error:  # a tracker may fail in any way; none may end the run
                 with self._changed:
-                    self._disabled = True
+                    self._disabled, forsaken = True, self._forsaken
                     self._calls.clear()
+                if forsaken:
+                    return
                 self._problem(f"tracker {self.tracker_name!r} is off from here: {type(error).__name__}: {error}")
                 return
 

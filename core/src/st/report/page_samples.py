@@ -7,6 +7,9 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
+from st.errors import StError
+from st.report.clip_files import CLIPS, read_frames
+from st.report.sound_files import SOUNDS, waveform
 from st.report.story import Shown, Story
 
 BASE = " base"
@@ -15,7 +18,8 @@ EDGE, SMALL_EDGE, MANY = 256, 160, 120
 
 
 class Thumbnails:
-    """Small JPEG copies of pictures as data URIs; made once for each file and size."""
+    """Small JPEG copies of pictures and of what clips begin with, and outlines of sounds, as data URIs; made once for
+    each file and size."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Path, float, int], str] = {}
@@ -28,16 +32,23 @@ class Thumbnails:
             known = (path, path.stat().st_mtime, edge)
             if known in self._made:
                 return self._made[known]
-            with Image.open(path) as picture:
-                small = picture.convert("RGB")
-        except (OSError, UnidentifiedImageError):
+            if path.suffix in SOUNDS:
+                return self._made.setdefault(known, _uri("image/svg+xml", waveform(path).encode()))
+            if path.suffix in CLIPS:
+                small, _ = next(read_frames(path))
+            else:
+                with Image.open(path) as picture:
+                    small = picture.convert("RGB")
+        except (OSError, UnidentifiedImageError, StopIteration, StError):
             return ""
         small.thumbnail((edge, edge), Image.Resampling.LANCZOS)
         data = BytesIO()
         small.save(data, "JPEG", quality=84, optimize=True)
-        made = f"data:image/jpeg;base64,{b64encode(data.getvalue()).decode()}"
-        self._made[known] = made
-        return made
+        return self._made.setdefault(known, _uri("image/jpeg", data.getvalue()))
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(data).decode()}" if data else ""
 
 
 def samples_section(story: Story, directory: Path, thumbnails: Thumbnails) -> str:
@@ -94,10 +105,15 @@ def _cell(one: Shown | None, directory: Path, thumbnails: Thumbnails, edge: int)
     path = Path(one.path)
     # samples/step-00000500/cat-512x512.png, wherever the run's folder is by now.
     here = directory.joinpath(*path.parts[-3:])
-    data = thumbnails.of(here if here.exists() else path, edge)
-    if not data:
+    found = here if here.exists() else path
+    data, plays = thumbnails.of(found, edge), found.suffix in SOUNDS and found.exists()
+    if not data and not plays:
         return '<td class="none">file is gone</td>'
     link = escape("/".join(path.parts[-3:]))
     kind = ' class="base"' if _column(one) < 0 else ""
-    image = f'<img alt="{escape(one.label)}" title="{escape(one.prompt)}" src="{data}">'
-    return f'<td{kind}><a href="{link}">{image}</a></td>'
+    shown = f'title="{escape(one.prompt)}" alt="{escape(one.label)}"'
+    image = f'<img {shown} src="{data}">' if data else escape(path.name)
+    if found.suffix in CLIPS and found.exists():
+        image = f'<video autoplay loop muted playsinline {shown} poster="{data}" src="{link}"></video>'
+    player = f'<audio controls preload="none" src="{link}"></audio>' if plays else ""
+    return f'<td{kind}><a href="{link}">{image}</a>{player}</td>'

@@ -43,6 +43,9 @@ def loss_section(story: Story) -> str:
     rates = _by_prefix(story, "lr")
     if rates:
         small.append(_figure("Learning rate", rates, NARROW, story))
+    own = _by_prefix(story, "optimizer/")
+    if own:
+        small.append(_figure("The optimizer's own numbers", own, NARROW, story, log=True))
     norms = _read(story, "grad_norm")
     if norms:
         small.append(_figure("Gradient norm, before clipping", [Series("norm", norms)], NARROW, story, log=True))

@@ -1,4 +1,4 @@
-"""Rendered pictures as files: what was rendered, with what, inside the file."""
+"""What was rendered as files: pictures, clips and sounds, with what they were made of inside the file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,32 @@ if TYPE_CHECKING:
 
     from st.report.prompts import Shot
 
-FRAMES_PER_SECOND = 16
+ENDINGS = (".png", ".mp4", ".wav")
+"""Of the files that are written."""
 
 
-def save_picture(pixels: Tensor, path: Path, facts: Mapping[str, str]) -> Path:
-    """Write pixels (3, H, W) in [0, 1] as PNG, or a clip (3, F, H, W) as animated WebP; the file that was written.
+def save_picture(
+    pixels: Tensor, path: Path, facts: Mapping[str, str], sample_rate: int = 0, *, frames_per_second: float = 0.0
+) -> Path:
+    """Write pixels (3, H, W) in [0, 1] as PNG, a clip (3, F, H, W) as MP4, or a sound (channels, samples) in [-1, 1] as
+    WAV; the file that was written.
 
-    path: without a suffix. facts: text chunks of a PNG. Values that are not finite are black.
+    A clip of one frame is a picture. path: without a suffix. facts: text chunks of a PNG, the comment of an MP4 or WAV.
+    sample_rate: of a sound, in Hz. frames_per_second: of a clip. Values that are not finite are black, or silence.
     """
     from PIL import Image, PngImagePlugin
 
+    from st.report.clip_files import save_clip
+    from st.report.sound_files import save_sound
+
+    if pixels.ndim == 2:
+        assert sample_rate > 0, "a sound has a sample rate"
+        return save_sound(pixels, path, facts, sample_rate)
+    if pixels.ndim == 4 and pixels.shape[1] == 1:
+        pixels = pixels[:, 0]
+    if pixels.ndim == 4:
+        assert frames_per_second > 0, "a clip has a number of frames per second"
+        return save_clip(pixels, path, facts, frames_per_second)
     array = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if array.ndim == 3:
@@ -33,16 +49,12 @@ def save_picture(pixels: Tensor, path: Path, facts: Mapping[str, str]) -> Path:
         written = path.with_name(path.name + ".png")
         Image.fromarray(array.transpose(1, 2, 0)).save(written, pnginfo=chunks)
         return written
-    if array.ndim == 4:
-        first, *others = [Image.fromarray(frame) for frame in array.transpose(1, 2, 3, 0)]
-        written = path.with_name(path.name + ".webp")
-        first.save(written, save_all=True, append_images=others, duration=1000 // FRAMES_PER_SECOND, loop=0)
-        return written
-    raise StError(f"pixels of shape {tuple(pixels.shape)} are neither a picture nor a clip")
+    raise StError(f"pixels of shape {tuple(pixels.shape)} are neither a picture nor a clip nor a sound")
 
 
 def recipe(shot: Shot, size: str, sampler: str) -> dict[str, str]:
     """How a picture was made, under the key and in the words that picture viewers of the field read."""
     negative = f"Negative prompt: {shot.negative}\n" if shot.guided and shot.negative else ""
     settings = f"Steps: {shot.steps}, Sampler: {sampler}, CFG scale: {shot.guidance:g}, Seed: {shot.seed}, Size: {size}"
-    return {"parameters": f"{shot.prompt}\n{negative}{settings}"}
+    told = "".join(f"{name}: {text}\n" for name, text in shot.facts.items())
+    return {"parameters": f"{shot.prompt}\n{negative}{told}{settings}"}

@@ -6,14 +6,19 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
+from st.data.words import Words
 from st.errors import StError
 from st.options import Options
+from st.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from st.data.encoder import Encoder
 
 LONGEST_NAME = 40
 
@@ -37,6 +42,12 @@ class PromptOptions(Options):
     """Sampling steps."""
     guidance: float | None = Field(default=None, ge=0)
     """Strength of guidance; 1 is none."""
+    references: tuple[str, ...] = ()
+    """Picture files that the model is shown, where it reads references: to edit, or to be controlled by."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Length of a sound."""
+    facts: Mapping[str, str | int | float] = Field(default_factory=dict)
+    """What the model is told beside the text, by name, where it reads more: { lyrics = "...", bpm = 120 }."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +61,24 @@ class Shot:
     size: tuple[int, int]
     steps: int
     guidance: float
+    references: tuple[str, ...] = ()
+    seconds: float = 0.0
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def guided(self) -> bool:
         """Whether the negative prompt is asked at all."""
         return self.guidance > 1
+
+    @property
+    def words(self) -> Words:
+        """What text encoders are given of it, as of a sample of its length."""
+        return Words(self.prompt, {**self.facts, "seconds": f"{self.seconds:g}"} if self.seconds else self.facts)
+
+    @property
+    def against(self) -> Words:
+        """What they are given to keep away from; nothing is said beside it, as of a caption that is dropped."""
+        return Words(self.negative)
 
 
 def read_library(path: Path) -> tuple[PromptOptions, ...]:
@@ -124,19 +148,34 @@ def shots(prompts: Sequence[PromptOptions], sizes: Sequence[tuple[int, int]], de
             seed=defaults.seed if prompt.seed is None else prompt.seed,
             steps=prompt.steps or defaults.steps,
             guidance=defaults.guidance if prompt.guidance is None else prompt.guidance,
+            references=prompt.references,
+            seconds=prompt.seconds or defaults.seconds,
+            facts={name: str(value) for name, value in prompt.facts.items()},
         )
         found += [replace(shot, size=size) for size in _sizes(prompt, sizes)]
     return tuple(found)
 
 
-def texts(wanted: Iterable[Shot]) -> list[str]:
-    """Every text that must be encoded to render these, each once, in order."""
-    found: dict[str, None] = {}
+def texts(wanted: Iterable[Shot]) -> list[Words]:
+    """Everything that must be encoded to render these, each once, in order."""
+    found: dict[Words, None] = {}
     for shot in wanted:
-        found[shot.prompt] = None
+        found[shot.words] = None
         if shot.guided:
-            found[shot.negative] = None
+            found[shot.against] = None
     return list(found)
+
+
+def check_facts(wanted: Iterable[Shot], encoders: Iterable[Encoder]) -> None:
+    """Raise StError for a fact of a prompt that none of these encoders reads."""
+    # The length is told by itself.
+    known = [name for encoder in encoders for name in encoder.facts if name != "seconds"]
+    for shot in wanted:
+        for name in shot.facts.keys() - known:
+            raise StError(
+                f"validation prompt {shot.name!r}: this model is told no {name!r}",
+                fix=did_you_mean(name, known) or (f"it is told {', '.join(known)}" if known else "delete its facts"),
+            )
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -167,7 +206,10 @@ def _entry(known: Mapping[str, Any], entry: object, where: str) -> PromptOptions
     if isinstance(entry, str):
         return _checked({**known, "prompt": entry}, where)
     if isinstance(entry, Mapping):
-        renamed = {("prompt" if key == "caption" else key): value for key, value in entry.items()}
+        renamed = {("prompt" if key == "caption" else key): value for key, value in entry.items() if key != "lyrics"}
+        if "lyrics" in entry:
+            # Where libraries of other trainers have it.
+            renamed["facts"] = {"lyrics": entry["lyrics"], **(renamed.get("facts") or {})}
         return _checked({**known, **renamed}, where)
     raise StError(f"{where} is neither a text nor a table with a prompt")
 

@@ -30,8 +30,8 @@ class Reading:
     """Some steps in a row. step: the last of them. losses: one mean per step. metrics: means over the steps, by name.
 
     ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
-    groups differ), ``seconds/step`` and ``seconds/STAGE``, ``data_wait`` (share of the step's time),
-    ``samples_per_second`` (of all ranks), ``epoch``.
+    groups differ), ``optimizer/NAME`` (after the last step), ``seconds/step`` and ``seconds/STAGE``, ``data_wait``
+    (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
     """
 
     step: int
@@ -143,6 +143,8 @@ def _updates(rows: Sequence[_Row]) -> dict[str, float]:
         metrics["lr"] = rates[0]
     elif rates:
         metrics |= {f"lr/{group}": rate for group, rate in enumerate(rates)}
+    if update is not None and update.metrics is not None:
+        metrics |= {f"optimizer/{name}": value for name, value in update.metrics().items()}
     return metrics
 
 

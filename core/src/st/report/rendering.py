@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
+    from st.data.words import Words
     from st.diffusion.objective import Batch, Noised, Objective
     from st.diffusion.sampler import Predict as Ask
     from st.diffusion.sampler import Sampler
     from st.model.family import ModelFamily
     from st.report.prompts import Shot
+    from st.report.shown import Shown
 
     Predict = Callable[[Noised, Batch], Tensor]
-    Encodings = Mapping[str, Mapping[str, Tensor]]
-    """By text: what the text encoders gave for it, together, as ``ModelFamily.collate`` takes it."""
+    Encodings = Mapping[Words, Mapping[str, Tensor]]
+    """By caption and facts: what the text encoders gave for it, together, as ``ModelFamily.collate`` takes it."""
 
 T = TypeVar("T")
 
@@ -60,20 +63,28 @@ class RendersPictures(Protocol):
         steps: int,
         guidance: float,
     ) -> Tensor:
-        """Pixels (1, 3, [F,] H, W) in [0, 1]. conditions: collated, of one text. negative: None without guidance."""
+        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1].
+
+        conditions: collated, of one text. negative: None without guidance.
+        """
         ...
 
 
-def encode_texts(family: ModelFamily[Any], wanted: Sequence[str], device: torch.device) -> Encodings:
-    """What the family's text encoders give for each text; each encoder is loaded once, one at a time."""
+def encode_texts(
+    family: ModelFamily[Any], wanted: Sequence[Words], device: torch.device, encoders: Sequence[Encoder] = ()
+) -> Encodings:
+    """What the family's text encoders, or those given, say of each; an encoder is loaded once, one at a time."""
     from st.data.encoder import Input
 
-    merged: dict[str, dict[str, Tensor]] = {text: {} for text in wanted}
-    for encoder in family.text_encoders():
+    merged: dict[Words, dict[str, Tensor]] = {words: {} for words in wanted}
+    for encoder in encoders or family.text_encoders():
+        if encoder.reads != "caption":
+            continue
         with encoder.open(device) as encode:
-            entries = encode([Input(key=text, caption=text) for text in wanted])
-        for text, entry in zip(wanted, entries, strict=True):
-            merged[text] |= entry
+            given = [Input(words.caption, caption=words.caption, facts=words.read_by(encoder)) for words in wanted]
+            entries = encode(given)
+        for words, entry in zip(wanted, entries, strict=True):
+            merged[words] |= entry
     return merged
 
 
@@ -104,16 +115,19 @@ class Renderer:
 
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
     from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
-    latents, as far as they are known.
+    latents, as far as they are known. shown: the references of prompts, where the model reads any.
     """
 
     run: Renderable
     sampler: Sampler
     predict: Predict | None = None
     shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
+    shown: Shown | None = None
 
     def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
-        """The size that the family accepts closest to the shot's."""
+        """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
+        if self.run.family.codec().reads == "audio":
+            return self.run.family.geometry.nearest(Media("audio", frames=0, seconds=shot.seconds), 0)
         height, width = shot.size
         media = Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
         return self.run.family.geometry.nearest(media, height * width)
@@ -121,16 +135,17 @@ class Renderer:
     def render(
         self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
     ) -> Iterator[tuple[Shot, Geometry, Tensor | Failure]]:
-        """Each shot's pixels, (3, H, W) or (3, F, H, W) in [0, 1] on the CPU, in order.
+        """Each shot's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
 
         The codec is loaded after the last prediction, so that it and the activations are never in memory together.
         """
         family = self.run.family
-        if isinstance(family, RendersPictures):
+        # A pipeline knows nothing of what an adapter is shown; the core's sampler asks as training does.
+        if isinstance(family, RendersPictures) and not any(shot.references for shot, _ in shots):
             for shot, geometry in shots:
                 yield shot, geometry, self._attempt(partial(self._by_family, family, shot, geometry, encodings))
             return
-        unlearnt = self._attempt(partial(self._learn_shapes, {geometry for _, geometry in shots}))
+        unlearnt = self._attempt(partial(self._learn, shots))
         if isinstance(unlearnt, Failure):
             yield from ((shot, geometry, unlearnt) for shot, geometry in shots)
             return
@@ -156,10 +171,10 @@ class Renderer:
         return failure
 
     def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
-        negative = self._conditions(shot.negative, encodings) if shot.guided else None
+        negative = self._conditions(shot.against, encodings) if shot.guided else None
         pixels = family.render(
             self.run.denoiser,
-            self._conditions(shot.prompt, encodings),
+            self._conditions(shot.words, encodings),
             negative,
             geometry,
             seed=shot.seed,
@@ -179,9 +194,9 @@ class Renderer:
 
         generator = torch.Generator().manual_seed(shot.seed)
         noise = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
-        ask = self._ask(shot, geometry, self._conditions(shot.prompt, encodings), noise)
+        ask = self._ask(shot, geometry, self._conditions(shot.words, encodings), noise)
         if shot.guided:
-            against = self._ask(shot, geometry, self._conditions(shot.negative, encodings), noise)
+            against = self._ask(shot, geometry, self._conditions(shot.against, encodings), noise)
             ask = guided(ask, against, shot.guidance)
         family, shift = self.run.family, self.run.objective.shift(noise)
         latents = sample(ask, family.path, family.target, noise, times(shot.steps, shift), sampler=self.sampler)
@@ -194,6 +209,8 @@ class Renderer:
 
         size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
         extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
+        if self.shown is not None:
+            extras |= self.shown.extras(shot, geometry, like.device)
         batch = Batch((shot.name,), (0,), "", like, conditions, extras=extras)
 
         def ask(x: Tensor, t: Tensor) -> Tensor:
@@ -204,25 +221,41 @@ class Renderer:
 
         return ask
 
-    def _conditions(self, text: str, encodings: Encodings) -> dict[str, Tensor]:
-        collated = self.run.family.collate([encodings[text]])
+    def _conditions(self, words: Words, encodings: Encodings) -> dict[str, Tensor]:
+        collated = self.run.family.collate([encodings[words]])
         return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
 
+    def _learn(self, shots: Sequence[tuple[Shot, Geometry]]) -> None:
+        """What sampling needs to know beforehand: the shapes of latents, and what references encode to."""
+        self._learn_shapes({geometry for _, geometry in shots})
+        if self.shown is not None:
+            self.shown.learn(shots, self.run.device)
+
     def _learn_shapes(self, geometries: set[Geometry]) -> None:
-        """The shape of latents at each size, from the codec itself: it encodes a grey picture, once per size."""
-        import torch
-
-        from st.data.encoder import Input
-
+        """The shape of latents at each size, from the codec itself: it says so, or encodes nothing, once per size."""
+        codec = self.run.family.codec()
+        told = {geometry: codec.latent_shape(geometry) for geometry in geometries - self.shapes.keys()}
+        self.shapes |= {geometry: shape for geometry, shape in told.items() if shape is not None}
         unknown = sorted(geometries - self.shapes.keys())
         if not unknown:
             return
-        with self.run.family.codec().open(self.run.device) as encode:
+        with codec.open(self.run.device) as encode:
             for geometry in unknown:
-                frames = () if geometry.frames == 1 else (geometry.frames,)
-                grey = torch.full((3, *frames, geometry.height, geometry.width), 0.5)
-                (entry,) = encode([Input(key="", geometry=geometry, pixels=grey)])
+                (entry,) = encode([nothing(codec, geometry)])
                 self.shapes[geometry] = tuple(entry["latents"].shape)
+
+
+def nothing(codec: LatentCodec, geometry: Geometry) -> Input:
+    """A grey picture or clip, or silence, of this size, for a codec."""
+    import torch
+
+    from st.data.encoder import Input
+
+    if codec.reads == "audio":
+        silence = torch.zeros(codec.channels, round(geometry.seconds * codec.sample_rate))
+        return Input(key="", geometry=geometry, audio=silence)
+    frames = () if geometry.frames == 1 else (geometry.frames,)
+    return Input(key="", geometry=geometry, pixels=torch.full((3, *frames, geometry.height, geometry.width), 0.5))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -85,6 +85,7 @@ class Report:
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
         self._log_broken = False
         self._thumbnails: Thumbnails | None = None
+        self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @classmethod
     def open(
@@ -95,16 +96,20 @@ class Report:
         *,
         rank: int = 0,
         mean: Mean | None = None,
+        doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
         versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor;
-        every rank reports its steps then.
+        every rank reports its steps then. doing: entered with the name of each stage.
         """
         if rank:
-            return cls(options, None, NoConsole(), mean)
+            report = cls(options, None, NoConsole(), mean)
+            report._doing = doing
+            return report
         console = open_console(options.console, options.line_seconds)
         report = cls(options, EventLog(info.directory / FILE), console, mean)
+        report._doing = doing
         report._info = info
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
@@ -156,7 +161,7 @@ class Report:
         """Show the progress of ``total`` pieces of work: ``with report.stage("encoding latents", 480) as stage``."""
         stage = Stage(name, total, self._console)
         started = monotonic()
-        with self.pause(name):
+        with self.pause(name), self._doing(name):
             try:
                 yield stage
             finally:

@@ -29,11 +29,14 @@ class Picture:
     """One validation output: a picture, clip or sound on disk with what it shows.
 
     prompt: the text it was rendered from. label: which prompt, size and weights ("cat 64x64", "cat 64x64 base").
+    frames, frames_per_second: of a clip; 1 and 0 for what is none.
     """
 
     path: Path
     prompt: str
     label: str
+    frames: int = 1
+    frames_per_second: float = 0.0
 
 
 class Tracker(ABC):

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from st.errors import StError
 from st.options import Options
+from st.report.picture_files import ENDINGS
 from st.report.prompts import PromptOptions, Shot, parse_line, parse_size, read_library, shots, texts
 from st.report.tracker import Picture
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.geometry import Geometry
+    from st.data.words import Words
     from st.diffusion.sampler import Sampler
     from st.report.rendering import Encodings, Failure, Predict, Renderer
+    from st.report.shown import Shown
     from st.train.run import Run
 
 
@@ -39,6 +42,8 @@ class ValidationOptions(Options):
     """Sizes that each prompt is rendered at: "1024" for a square, "512x768" for width x height."""
     frames: int = Field(default=1, ge=1)
     """Frames of a clip; 1 renders pictures."""
+    seconds: float = Field(default=30.0, gt=0)
+    """Length of a sound."""
     steps: int = Field(default=30, ge=1)
     """Sampling steps."""
     guidance: float = Field(default=4.0, ge=0)
@@ -68,11 +73,11 @@ class ValidationOptions(Options):
 
     def defaults(self) -> Shot:
         """What a prompt gets that does not say otherwise."""
-        return Shot("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance)
+        return Shot("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance, seconds=self.seconds)
 
 
-def prompts_to_encode(options: ValidationOptions) -> list[str]:
-    """Every text that validation will need, each once: prompts, and negatives where guidance asks for them.
+def prompts_to_encode(options: ValidationOptions) -> list[Words]:
+    """Everything that validation will need, each once: prompts, and negatives where guidance asks for them.
 
     Empty where validation never runs. Raises StError for a library or a prompt that cannot be used.
     """
@@ -110,12 +115,15 @@ class PromptValidator:
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
     spread: bool = True
     _shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
+    _shown: Shown | None = None
 
     def __call__(self, run: Run) -> ValidationReport:
         from st.report.rendering import Renderer
         from st.report.untouched import untouched
 
-        renderer = Renderer(run, self.sampler, self.predict, self._shapes)
+        if self._shown is None:
+            self._shown = references_shown(run)
+        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown)
         wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in self.options.shots()]
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
@@ -153,7 +161,7 @@ class PromptValidator:
                 stage.advance()
         run.ranks.barrier("validation")
         pictures = [
-            Picture(path, shot.prompt, f"{shot.name} {geometry}{suffix}")
+            Picture(path, shot.prompt, f"{shot.name} {geometry}{suffix}", *_playing(run, geometry))
             for shot, geometry in wanted
             for path in _files(folder, shot, geometry)
         ]
@@ -163,11 +171,26 @@ class PromptValidator:
         return pictures
 
 
+def references_shown(run: Run) -> Shown | None:
+    """What reads the references of prompts; None where the model is shown none."""
+    from st.model.references import references_read
+    from st.report.shown import Shown
+
+    read = references_read(run.family, run.adapter)
+    return None if read is None else Shown(read.encoder or run.family.codec())
+
+
+def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
+    """Frames of a clip and how many are shown in a second; (1, 0) of what is none."""
+    return (geometry.frames, run.family.codec().frames_per_second) if geometry.frames > 1 else (1, 0.0)
+
+
 def _save(run: Run, path: Path, pixels: Tensor, facts: Mapping[str, str]) -> bool:
     from st.report.picture_files import save_picture
 
     try:
-        save_picture(pixels, path, facts)
+        codec = run.family.codec()
+        save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second)
     except (OSError, StError) as error:
         run.report.warn(f"the validation picture {path.name!r} could not be written: {error}")
         return False
@@ -185,7 +208,7 @@ def _disable(run: Run, stack: ExitStack) -> bool:
 
 def _files(folder: Path, shot: Shot, geometry: Geometry) -> list[Path]:
     name = f"{shot.name}-{geometry}"
-    return [path for path in (folder / f"{name}.png", folder / f"{name}.webp") if path.exists()]
+    return [path for path in (folder / f"{name}{ending}" for ending in ENDINGS) if path.exists()]
 
 
 def _tell(run: Run, label: str, failure: Failure) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from st.testing.family.examples import example_noised as example_noised
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
+    from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
@@ -30,6 +31,7 @@ _HOME = {
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",
+    "QuantizerTests": "st.testing.quantizers",
     "TinyFamily": "st.testing.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

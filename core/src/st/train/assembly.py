@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st.errors import ProblemsFound, StError
+from st.model.quantized import check_kept, quantize
+from st.model.quantizer import adapter_problems
 from st.train.average import Average
-from st.train.gradients import clip
+from st.train.groups import split
+from st.train.optimizer import HasEvaluationMode, Measured
+from st.train.state import read_state
 from st.train.step import Step, UpdateStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -26,7 +31,9 @@ if TYPE_CHECKING:
     from st.model.adapter import Adapter
     from st.model.blocks import BlockMiddleware
     from st.model.family import ModelFamily
+    from st.model.quantizer import Quantizer
     from st.registrar import Choice
+    from st.report.report import Report
     from st.train.run import Run
     from st.train.schedule import Schedule
 
@@ -67,7 +74,9 @@ def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_ste
     )
 
 
-def load_denoiser(config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device) -> nn.Module:
+def load_denoiser(
+    config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device, report: Report
+) -> nn.Module:
     """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen."""
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
@@ -77,15 +86,28 @@ def load_denoiser(config: RunConfig, family: ModelFamily[Any], adapter: Adapter,
             f"precision = 'fp32' cannot compute with weights that [adapter] keeps in {kept}",
             fix="set precision to 'bf16', or adapter.dtype to 'fp32'",
         )
-    denoiser = family.load_denoiser(device, dtype)
-    if config.quantizer is not None:
-        denoiser = config.quantizer.build(config.quantizer.options)(denoiser, family.full_precision)
-    denoiser.requires_grad_(False)
+    if config.quantizer is None:
+        plain = family.load_denoiser(device, dtype).requires_grad_(False)
+        adapter.begin(family, plain)
+        return plain
+    if problems := adapter_problems(config):
+        raise ProblemsFound(problems)
+    quantizer: Quantizer = config.quantizer.build(config.quantizer.options)
+    quantizer.check(device, dtype)
+    denoiser = family.load_denoiser(torch.device("cpu"), dtype).requires_grad_(False)
+    adapter.begin(family, denoiser)
+    check_kept(denoiser, quantizer.options.keep)
+    done = quantize(denoiser, quantizer, device, (*family.full_precision, *quantizer.options.keep))
+    done.require()
+    report.note(done.sentence, kind="quantizer", kept=done.left)
     return denoiser
 
 
-def prepare_denoiser(run: Run, plugins: Plugins) -> list[ParamGroup]:
-    """Attach the adapter, then middleware, compile and share out; the adapter's parameter groups."""
+def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None) -> list[ParamGroup]:
+    """Attach the adapter, then middleware, compile and share out; the adapter's parameter groups.
+
+    checkpoint: whose adapter is loaded, while weights are whole on every rank.
+    """
     from st.model.blocks import BlockStack, find_blocks
     from st.model.claims import check_claims
     from st.model.compiling import compile_blocks
@@ -96,6 +118,8 @@ def prepare_denoiser(run: Run, plugins: Plugins) -> list[ParamGroup]:
     groups = [dict(group) for group in attached]
     if run.adapter.note:
         run.report.note(run.adapter.note, kind="adapter")
+    if checkpoint is not None:
+        run.adapter.load(run.denoiser, read_state(checkpoint / "state", "adapter"))
     middleware: list[tuple[str, BlockMiddleware]] = []
     for name, answer in plugins.answers("st_block_middleware", run=run):
         middleware += [(name, one) for one in (answer if isinstance(answer, (list, tuple)) else [answer])]
@@ -115,25 +139,46 @@ def prepare_denoiser(run: Run, plugins: Plugins) -> list[ParamGroup]:
     if middleware:
         BlockStack(run.denoiser, run.blocks, [one for _, one in middleware])
     run.denoiser.train()
+    named = {parameter: name for name, parameter in run.denoiser.named_parameters()}
     run.ranks.shard(run.denoiser, run.blocks)
-    return groups
+    placed = dict(run.denoiser.named_parameters())
+    return [{**group, "params": [placed[named[one]] for one in group["params"]]} for group in groups]
 
 
 def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> Learner:
     """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average."""
-    every = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
     config = run.config
+    asked = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
+    every, sentences = split(asked, config.groups, _names(run, asked), config.optimizer.options)
+    for sentence in sentences:
+        run.report.note(sentence, kind="group")
     optimizer: Optimizer = config.optimizer.build(every, config.optimizer.options)
+    if config.average is not None and isinstance(optimizer, HasEvaluationMode):
+        raise StError(
+            f"[average] does not go with optimizer.kind = {config.optimizer.kind!r}",
+            why="that optimizer keeps weights of its own to be used in place of the trained ones",
+            fix="leave [average] out",
+        )
     schedule: Schedule = config.schedule.build(optimizer, config.schedule.options, run.total_steps)
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     adapter_parameters = [p for group in groups for p in group["params"]]
+    run.ranks.adopt(run.denoiser, optimizer, config.clip)
     return Learner(
         parameters,
         optimizer,
         schedule,
-        Average(adapter_parameters, config.average) if config.average is not None else None,
+        Average(adapter_parameters, config.average, run.ranks) if config.average is not None else None,
         torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None,
     )
+
+
+def _names(run: Run, groups: Iterable[ParamGroup]) -> dict[Tensor, str]:
+    """What each parameter is called: as the adapter saves it, as the denoiser has it, or by its technique."""
+    named: dict[Tensor, str] = {
+        one: f"{group.get('name', 'weight')}.{number}" for group in groups for number, one in enumerate(group["params"])
+    }
+    named |= {one: name for name, one in run.denoiser.named_parameters()}
+    return named | {tensor: name for name, tensor in run.adapter.state(run.denoiser).items()}
 
 
 def build_step(run: Run, learner: Learner, plugins: Plugins) -> Step:
@@ -150,7 +195,7 @@ def predictor(run: Run) -> Callable[[Noised, Batch], Tensor]:
 
     def predict(noised: Noised, batch: Batch) -> Tensor:
         with computing(run):
-            return run.family.predict(run.denoiser, noised, batch)
+            return run.adapter.predict(run.family, run.denoiser, noised, batch)
 
     return predict
 
@@ -164,19 +209,11 @@ def computing(run: Run) -> AbstractContextManager[Any]:
 def update(run: Run, learner: Learner) -> UpdateStats:
     """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
     rates = learner.schedule.set(run.progress.step)
-    if learner.scaler is not None:
-        learner.scaler.unscale_(learner.optimizer)
-    run.ranks.synchronise(learner.parameters)
-    norm = clip(learner.parameters, run.config.clip)
-    if learner.scaler is not None:
-        learner.scaler.step(learner.optimizer)
-        learner.scaler.update()
-    else:
-        learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    norm = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip, learner.scaler)
     if learner.average is not None:
         learner.average.update(run.progress.step + 1)
-    return UpdateStats(norm, rates)
+    optimizer = learner.optimizer
+    return UpdateStats(norm, rates, optimizer.metrics if isinstance(optimizer, Measured) else None)
 
 
 def _technique_groups(answers: Iterable[tuple[str, Iterable[ParamGroup]]]) -> list[ParamGroup]:

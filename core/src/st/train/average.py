@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from st.train.ranks import Ranks
+
 
 class AverageOptions(Options):
     """Keep an exponential moving average of the trained weights; absent, none is kept."""
@@ -38,11 +40,19 @@ def decay_at(update: int, options: AverageOptions) -> float:
 
 
 class Average:
-    """float32 copies of the trained parameters, moved towards them after every few steps."""
+    """float32 copies of the trained parameters, moved towards them after every few steps.
 
-    def __init__(self, parameters: Sequence[Tensor], options: AverageOptions) -> None:
+    ranks: whose parts of parameters are averaged; where they are split, each rank keeps the average of its own.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], options: AverageOptions, ranks: Ranks | None = None) -> None:
+        import torch
+
+        from st.train.ranks import Single
+
         self.parameters, self.options = list(parameters), options
-        self.shadow = [p.detach().float().clone() for p in self.parameters]
+        self.ranks = ranks or Single(torch.device("cpu"))
+        self.shadow = [part.float().clone() for part in self._parts()]
         self.updates = 0
 
     def update(self, step: int) -> None:
@@ -53,32 +63,26 @@ class Average:
             return
         self.updates += 1
         weight = 1 - decay_at(self.updates, self.options)
-        current = [p.detach().float() for p in self.parameters]
-        torch._foreach_lerp_(self.shadow, current, weight)
+        torch._foreach_lerp_(self.shadow, [part.float() for part in self._parts()], weight)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The averaged weights in the model for the length of a ``with``; the trained ones return bit for bit."""
-        import torch
-
-        trained = [p.detach().clone() for p in self.parameters]
+        trained = [part.clone() for part in self._parts()]
         self.put_in_place()
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.parameters, trained)
+            self._write(trained)
 
     def put_in_place(self) -> None:
         """The averaged weights in the model, for good."""
-        import torch
-
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.shadow)
+        self._write(self.shadow)
 
     def state_dict(self) -> dict[str, object]:
-        """The copies, by position, and how often they were updated."""
-        return {"updates": self.updates, "shadow": list(self.shadow)}
+        """The copies, whole and by position, and how often they were updated."""
+        whole = [self.ranks.gather(part, p) for part, p in zip(self.shadow, self.parameters, strict=True)]
+        return {"updates": self.updates, "shadow": whole}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore what ``state_dict`` gave, exactly."""
@@ -86,5 +90,16 @@ class Average:
 
         shadow, updates = state["shadow"], state["updates"]
         assert isinstance(shadow, list) and isinstance(updates, int)
-        torch._foreach_copy_(self.shadow, shadow)
+        parts = [self.ranks.cut(whole, p) for whole, p in zip(shadow, self.parameters, strict=True)]
+        torch._foreach_copy_(self.shadow, parts)
         self.updates = updates
+
+    def _parts(self) -> list[Tensor]:
+        return [self.ranks.part(parameter) for parameter in self.parameters]
+
+    def _write(self, values: Sequence[Tensor]) -> None:
+        import torch
+
+        with torch.no_grad():
+            torch._foreach_copy_(self._parts(), list(values))
+        self.ranks.written()

@@ -9,8 +9,9 @@ from pydantic import Field
 from st.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import torch
     from torch import Tensor
 
 
@@ -25,14 +26,32 @@ class ClipOptions(Options):
 
 def clip(parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
     """Clip the gradients in place; their L2 norm as it was before. No device synchronisation."""
-    import torch
-    from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+    from torch.nn.utils import get_total_norm
 
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = get_total_norm(gradients)
+    return clip_gradients([p.grad for p in parameters if p.grad is not None], options, get_total_norm)
+
+
+def clip_gradients(
+    gradients: list[Tensor], options: ClipOptions, total_norm: Callable[[Sequence[Tensor]], Tensor]
+) -> Tensor:
+    """Likewise, for gradients of which this process may hold a part: total_norm gives the norm of all parts."""
+    import torch
+
+    norm = total_norm(gradients)
     if options.value:
         torch._foreach_clamp_min_(gradients, -options.value)
         torch._foreach_clamp_max_(gradients, options.value)
     if options.norm:
-        clip_grads_with_norm_(parameters, options.norm, norm if not options.value else get_total_norm(gradients))
+        clipped = norm if not options.value else total_norm(gradients)
+        # As torch.nn.utils.clip_grads_with_norm_, which takes parameters and not parts of them.
+        scale = torch.clamp(options.norm / (clipped + 1e-6), max=1.0)
+        for device, group in _by_device(gradients).items():
+            torch._foreach_mul_(group, scale.to(device))
     return norm
+
+
+def _by_device(tensors: Sequence[Tensor]) -> dict[torch.device, list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found

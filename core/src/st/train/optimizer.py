@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from st.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch.optim import Optimizer
 
     from st.registrar import Registrar
 
     ParamGroup = dict[str, Any]
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An optimizer with numbers of its own to show, such as a step size that it finds by itself."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers by name; each becomes the metric ``optimizer/NAME``.
+
+        Asked only when the report reads the device, after the last step of a reading.
+        """
+        ...
+
+
+@runtime_checkable
+class HasEvaluationMode(Protocol):
+    """An optimizer that computes gradients at other weights than those that are meant to be used.
+
+    A run is validated, evaluated and exported with the weights that are meant to be used. Its checkpoints hold both.
+    """
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """The weights to use in the model for the length of a ``with``; the trained ones return bit for bit."""
+        ...
 
 
 class AdamWOptions(Options):
@@ -61,9 +86,9 @@ class AdafactorOptions(Options):
 
 def register(register: Registrar) -> None:
     """Add the built-in optimizers."""
-    register.optimizer("adamw", build_adamw, AdamWOptions)
+    register.optimizer("adamw", build_adamw, AdamWOptions, elementwise=True)
     register.optimizer("adamw_bf16", build_adamw_bf16, AdamWOptions)
-    register.optimizer("sgd", build_sgd, SgdOptions)
+    register.optimizer("sgd", build_sgd, SgdOptions, elementwise=True)
     register.optimizer("adafactor", build_adafactor, AdafactorOptions)
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from st.differences import Difference, differences
 from st.errors import OutputUnwritable, Problem, ProblemsFound
+from st.train.history import now
 from st.train.vault import Vault, write_atomically
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ FREE = frozenset(
         "checkpoint",
         "ranks",
         "compile",
+        "metadata",
     )
 )
 """Sections and keys that a resumed run may change without being asked: they alter nothing that was trained so far."""
@@ -100,7 +102,15 @@ class OutputFolder:
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write ``manifest.json``: what made this folder."""
-        write_atomically(self.directory / MANIFEST, json.dumps({**environment(), **facts}, indent=1))
+        # A folder's run began when the first of its manifests was written.
+        began = {"started": self.started()}
+        write_atomically(self.directory / MANIFEST, json.dumps({**began, **environment(), **facts}, indent=1))
+
+    def started(self) -> float:
+        """When the folder's run was begun, in seconds since 1970; now, where it was not yet."""
+        path = self.directory / MANIFEST
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return float(told.get("started") or now())
 
 
 def environment() -> dict[str, Any]:

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from st.errors import StError
+from st.errors import RankLost, StError
 from st.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import torch
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
     from st.model.blocks import BlockGroup
     from st.registrar import Registrar
+    from st.train.gradients import ClipOptions
 
 
 class RanksOptions(Options):
     """How many processes share the work, and how."""
 
     engine: str = "auto"
-    """How the model is shared out: single, ddp, or one that a plugin adds; auto is single for one process, else ddp."""
+    """How the model is shared out: single, ddp (each process has the whole model), fsdp (each has a part of every
+    weight), or one that a plugin adds; auto is single for one process, else ddp."""
     processes: int = Field(0, ge=0)
     """Processes on this machine; 0 is one per accelerator, and one on a machine without any."""
     timeout_minutes: float = Field(90.0, gt=0)
     """How long a rank waits for the others before it gives up."""
+    patience_seconds: float = Field(30.0, gt=0)
+    """How long a rank waits for the others before the missing ones are named on the console."""
 
 
 class Ranks(ABC):
-    """An engine: this process among those of the run. rank in [0, size); main is rank 0; device is this rank's own."""
+    """An engine: this process among those of the run. rank in [0, size); main is rank 0; device is this rank's own.
+
+    An engine that splits weights holds a part of each on every rank. ``part``, ``gather`` and ``cut`` go between the
+    two forms; checkpoints hold the whole, so that a run goes on with any engine on any number of ranks.
+    """
 
     rank: int = 0
     size: int = 1
     device: torch.device
+    spreads: bool = True
+    """Whether ranks can predict each for itself; False where every prediction needs all of them."""
+    gathers: bool = False
+    """Whether every rank takes part in collecting what a checkpoint holds."""
 
     @property
     def main(self) -> bool:
@@ -50,7 +65,10 @@ class Ranks(ABC):
 
     @abstractmethod
     def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
-        """Make the denoiser's weights those of rank 0, placed as the engine has them."""
+        """Make the denoiser's weights those of rank 0, placed as the engine has them.
+
+        Parameters may be others afterwards, of the same names.
+        """
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -72,8 +90,91 @@ class Ranks(ABC):
     def barrier(self, stage: str) -> None:
         """Wait for the others. stage names what was being done, for the message when one does not come."""
 
-    def close(self) -> None:
-        """Leave the group."""
+    def doing(self, stage: str) -> AbstractContextManager[None]:
+        """Inside of a ``with``, this rank is in ``stage``: what is said of it should it die there."""
+        return nullcontext()
+
+    def lost(self, error: RuntimeError) -> RankLost | None:
+        """What to raise in place of an error that came of another rank's end; None for any other."""
+        return None
+
+    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+        """Take over the optimizer, when it and its schedule are built and before the first step.
+
+        The engine may exchange what is in its parameter groups, which stay the same objects.
+        """
+
+    def groups(self, optimizer: Optimizer) -> Sequence[dict[str, Any]]:
+        """The optimizer's parameter groups, with the parameters that it was built with."""
+        return optimizer.param_groups
+
+    def step(
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[Tensor],
+        options: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Tensor:
+        """One optimizer step: the mean of gradients over ranks, clipped; they are gone afterwards.
+
+        The L2 norm of that mean before it was clipped, () float. parameters: everything that learns.
+        """
+        self.synchronise(parameters)
+        if scaler is not None:
+            # After the mean, which spreads what is not finite: all ranks then leave out the same steps.
+            scaler.unscale_(optimizer)
+        norm = self.clip(parameters, options)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
+        """Clip gradients in place; their L2 norm as it was before."""
+        from st.train.gradients import clip
+
+        return clip(parameters, options)
+
+    def splits(self, parameter: Tensor) -> bool:
+        """Whether this rank holds only a part of a parameter."""
+        return False
+
+    def part(self, parameter: Tensor) -> Tensor:
+        """What this rank holds of a parameter, over the same memory, without gradient; ``written`` ends a write."""
+        return parameter.detach()
+
+    def gather(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """The whole of a tensor that lies as the parameter does, of which this rank holds ``part``.
+
+        Every rank calls it where ``gathers``; whole on rank 0 only.
+        """
+        return part
+
+    def cut(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        """This rank's part of a tensor that is to lie as the parameter does."""
+        return whole
+
+    def written(self) -> None:
+        """Parts of weights were written to: forget what was put together of the old ones."""
+
+    def whole(self, denoiser: nn.Module, *, frozen: bool) -> AbstractContextManager[None]:
+        """Inside, rank 0 can write the denoiser to a file; every rank enters. frozen: whether it reads weights that do
+        not learn."""
+        return nullcontext()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Its state of whole tensors, on rank 0; not copied where they are whole already."""
+        return optimizer.state_dict()
+
+    def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Restore what ``optimizer_state`` gave on rank 0, of any engine."""
+        optimizer.load_state_dict(dict(state))
+
+    def close(self, *, clean: bool) -> None:
+        """Leave the group. clean: every rank is about to."""
 
 
 class Single(Ranks):
@@ -108,6 +209,7 @@ def register(register: Registrar) -> None:
     """Add the built-in engines."""
     register.engine("single", build_single, RanksOptions)
     register.engine("ddp", build_ddp, RanksOptions)
+    register.engine("fsdp", build_fsdp, RanksOptions, splits=True)
 
 
 def build_single(device: torch.device, options: RanksOptions) -> Ranks:
@@ -119,7 +221,14 @@ def build_ddp(device: torch.device, options: RanksOptions) -> Ranks:
     """The engine that keeps a whole copy of the model on every rank."""
     from st.train.ddp import Ddp
 
-    return Ddp(device, options.timeout_minutes)
+    return Ddp(device, options)
+
+
+def build_fsdp(device: torch.device, options: RanksOptions) -> Ranks:
+    """The engine that keeps a part of every weight on each rank."""
+    from st.train.fsdp import Fsdp
+
+    return Fsdp(device, options)
 
 
 def choose_device(name: str) -> torch.device:

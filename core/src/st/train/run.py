@@ -8,6 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st.importing import importing
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -81,9 +83,10 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     resume: go on from the newest whole checkpoint of the output folder. accepted: settings that may differ from those
     the run was started with. Raises StError for what a user can mend; the run is then closed properly.
     """
-    from st.train import stages
-    from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
-    from st.train.loop import train
+    with importing():
+        from st.train import stages
+        from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+        from st.train.loop import train
 
     ranks = stages.start_ranks(config, plugins)
     with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
@@ -91,18 +94,20 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         encoded = stages.encode(config, plugins, sets, ranks, report)
         loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
         run = stages.load_model(config, plugins, loader, ranks, report)
-        groups = prepare_denoiser(run, plugins)
+        saved = stages.newest_checkpoint(folder, report) if resume else None
+        groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
         learner = build_learner(run, groups, plugins)
         with stages.session(run, learner, loader, plugins, folder) as session:
-            if resume:
-                session.restore()
+            if saved is not None:
+                with ranks.doing("resuming"):
+                    session.restore(saved)
             step = session.guarded(build_step(run, learner, plugins))
             stages.describe(session, encoded[0])
             trackers = plugins.trackers if ranks.main else {}
             report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
             session.measure_start(predictor(run))
-            outcome = train(run, step, iter(loader), session.announce())
+            with ranks.doing("training"):
+                outcome = train(run, step, iter(loader), session.announce())
             session.finish(outcome)
-            stages.export(session, outcome)
-            ranks.barrier("the export")
+            stages.export(session, outcome, encoded[0])
     return outcome

@@ -6,8 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import CheckpointDamaged, StError
+from st.errors import StError
+from st.train.groups import check_saved, keep_settings
 from st.train.loop import Announce
+from st.train.optimizer import HasEvaluationMode
 from st.train.run import Outcome
 from st.train.state import read_state, snapshot
 
@@ -89,8 +91,11 @@ class Session:
             self._measure(due)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The moving average in place of the trained weights, where one is kept."""
-        return nullcontext() if self.learner.average is None else self.learner.average.in_place()
+        """The weights to use in place of the trained ones: the moving average, or those of the optimizer, if any."""
+        if self.learner.average is not None:
+            return self.learner.average.in_place()
+        optimizer = self.learner.optimizer
+        return optimizer.evaluating() if isinstance(optimizer, HasEvaluationMode) else nullcontext()
 
     def guarded(self, step: Step) -> Step:
         """The same step, whose update waits until the checkpoint that is being saved is copied."""
@@ -104,7 +109,7 @@ class Session:
     def _measure(self, due: Sequence[Measure]) -> None:
         self.saver.copied()
         step = self.run.progress.step
-        with self.run.report.pause("validation"):
+        with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
             for measure in due:
                 found = measure()
                 self.measured.update(found)
@@ -122,57 +127,49 @@ class Session:
         if run.report.failure is not None:
             raise run.report.failure
         self.saved_at = run.progress.step
-        if not run.ranks.main:
+        if not (run.ranks.main or run.ranks.gathers):
             return
-        with run.report.pause("save"):
+        with run.report.pause("save"), run.ranks.doing("saving"):
             facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.size}
-            self.saver.save(run.progress.step, self.states(), facts)
+            states = self.states()
+            if run.ranks.main:
+                self.saver.save(run.progress.step, states, facts)
 
     def states(self) -> dict[str, Any]:
-        """Everything that a resumed run needs, by name.
+        """Everything that a resumed run needs, by name, whole on rank 0: with any engine on any number of ranks.
 
         What the optimizer's step changes is not copied yet; what a technique may change at any time is.
         """
         run, learner = self.run, self.learner
         progress = run.progress
         states: dict[str, Any] = {
-            "adapter": dict(run.adapter.state(run.denoiser)),
-            "optimizer": learner.optimizer.state_dict(),
+            "adapter": self._whole_adapter(),
+            "optimizer": run.ranks.optimizer_state(learner.optimizer),
             "loader": self.loader.state_dict(),
             "progress": {"step": progress.step, "samples": progress.samples, "epoch": progress.epoch},
         }
         if learner.average is not None:
             states["average"] = learner.average.state_dict()
+        if isinstance(learner.optimizer, HasEvaluationMode):
+            # Not read when the run goes on: a run that is opened later has no optimizer to ask for them.
+            with learner.optimizer.evaluating():
+                states["evaluated"] = snapshot(self._whole_adapter())
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
         for name, plugin in self.plugins.stateful():
             states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
 
-    def restore(self) -> bool:
-        """Go on from the newest whole checkpoint; False where there is none. Damaged ones are named in the report."""
-        report = self.run.report
-
-        def damaged(error: CheckpointDamaged) -> None:
-            report.warn(f"{error}; looking for an older checkpoint")
-
-        step = self.folder.vault.newest(damaged)
-        if step is None:
-            if self.folder.vault.steps():
-                raise CheckpointDamaged(
-                    f"no checkpoint in {self.folder.vault.directory} is whole",
-                    fix="start again in another folder: --output DIR",
-                )
-            report.note("there is no checkpoint to resume from: starting at step 0")
-            return False
-        self._load(self.folder.vault.path(step) / "state")
-        report.note(f"resumed at step {step}", kind="resumed", step=step)
-        return True
-
-    def _load(self, directory: Path) -> None:
+    def restore(self, step: int) -> None:
+        """Go on from a checkpoint, whose adapter has been loaded before its weights were shared out."""
+        directory = self.folder.vault.path(step) / "state"
         run, learner = self.run, self.learner
-        run.adapter.load(run.denoiser, read_state(directory, "adapter"))
-        learner.optimizer.load_state_dict(read_state(directory, "optimizer"))
+        optimizer = read_state(directory, "optimizer")
+        check_saved(optimizer, run.ranks.groups(learner.optimizer))
+        asked = [dict(group) for group in learner.optimizer.param_groups]
+        run.ranks.load_optimizer_state(learner.optimizer, optimizer)
+        # Loading may have made new dictionaries.
+        keep_settings(learner.optimizer.param_groups, asked, run.config.optimizer.options)
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]
@@ -184,6 +181,11 @@ class Session:
         for name, plugin in self.plugins.stateful():
             plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         self.saved_at = run.progress.step
+        run.report.note(f"resumed at step {step}", kind="resumed", step=step)
+
+    def _whole_adapter(self) -> dict[str, Tensor]:
+        ranks, state = self.run.ranks, self.run.adapter.state(self.run.denoiser)
+        return {name: ranks.gather(ranks.part(tensor), tensor) for name, tensor in state.items()}
 
     def announce_saved(self, checkpoint: Checkpoint) -> None:
         """Tell plugins that a checkpoint is complete; called from the thread that wrote it."""
@@ -203,17 +205,17 @@ class Session:
         if metric not in self.measured:
             known = ", ".join(sorted(self.measured)) or "nothing was measured"
             raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
-        if not self.run.ranks.main:
-            return
         value, best = self.measured[metric], self.folder.vault.best()
         lowest = self.run.config.checkpoint.best_is == "lowest"
-        if best is not None and (value >= best[1] if lowest else value <= best[1]):
+        better = best is None or (value < best[1] if lowest else value > best[1])
+        # Rank 0 decides for all: another could see the file that it writes next.
+        if not self.run.ranks.any(better and self.run.ranks.main):
             return
         step = self.run.progress.step
         if self.saved_at != step:
             self.save()
         self.saver.wait()
-        if step in self.folder.vault.steps():
+        if self.run.ranks.main and step in self.folder.vault.steps():
             self.folder.vault.mark_best(step, metric, value)
             self.run.report.note(
                 f"best {metric} so far: {value:.5g} at step {step}", kind="best", step=step, value=value
@@ -235,6 +237,7 @@ def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, M
             sampler.build(sampler.options()),
             predict,
             weights=session.averaged,
+            spread=run.ranks.spreads,
         )
 
         def validate() -> Mapping[str, float]:

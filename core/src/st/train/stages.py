@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import random
 from contextlib import contextmanager
@@ -15,11 +15,13 @@ import pyarrow as pa
 import torch
 
 from st.data.buckets import BatchShape, check_batches
-from st.errors import OutOfMemory, ProblemsFound, StError
+from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
+from st.model.references import references_read, unsuited
 from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
+from st.train.history import history
 from st.train.output import OutputFolder
 from st.train.ranks import choose_device, engine_name
 from st.train.run import Outcome, Run
@@ -48,6 +50,10 @@ def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     # Read when these libraries are imported; what they warn of is upstream's own, and would tear the progress bar.
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    # What libraries import on their way logs to nobody, which python would print, and to torch's own handler.
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -77,22 +83,47 @@ def opened(
     versions = {"st": _own_version(), "torch": torch.__version__}
     versions |= {name: facts["version"] for name, facts in plugins.versions().items() if facts["version"]}
     mean = ranks.mean if ranks.size > 1 else None
-    report = Report.open(info, config.report, versions, rank=ranks.rank, mean=mean)
+    report = Report.open(info, config.report, versions, rank=ranks.rank, mean=mean, doing=ranks.doing)
     report.note(f"running on {ranks.describe()}", kind="engine")
     for line in changes:
         report.note(line)
+    clean = False
     try:
         yield folder, report
+        clean = True
     except torch.OutOfMemoryError as error:
         report.finish(Outcome.FAILED, str(error))
         raise _out_of_memory(config, error) from error
+    except RuntimeError as error:
+        lost = ranks.lost(error)
+        report.finish(Outcome.FAILED, str(lost or error) or type(error).__name__)
+        if lost is None:
+            raise
+        raise lost from error
     except BaseException as error:
         report.finish(Outcome.FAILED, str(error) or type(error).__name__)
         raise
     finally:
-        ranks.close()
+        ranks.close(clean=clean)
         if ranks.main:
             folder.release()
+
+
+def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
+    """The step of the newest whole checkpoint; None where there is none. Damaged ones are named in the report."""
+
+    def damaged(error: CheckpointDamaged) -> None:
+        report.warn(f"{error}; looking for an older checkpoint")
+
+    step = folder.vault.newest(damaged)
+    if step is None and folder.vault.steps():
+        raise CheckpointDamaged(
+            f"no checkpoint in {folder.vault.directory} is whole",
+            fix="start again in another folder: --output DIR",
+        )
+    if step is None:
+        report.note("there is no checkpoint to resume from: starting at step 0")
+    return step
 
 
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
@@ -123,7 +154,10 @@ def encode(
     """Fill the cache with what training and validation need, one encoder in memory at a time."""
     from st.data.cache import Cache
     from st.data.encoding import fill
+    from st.data.features import feature_encoders
     from st.data.overlong import report_overlong
+    from st.model.quantizer import text_encoders
+    from st.report.prompts import check_facts
     from st.report.validation import prompts_to_encode
 
     options = config.cache
@@ -134,19 +168,29 @@ def encode(
         shard_seconds=options.shard_seconds,
     )
     family = plugins.family
-    text_encoders = family.text_encoders()
+    adapter = config.adapter.build(config.adapter.options)
+    if problems := adapter.problems(family):
+        raise ProblemsFound(problems)
+    read = references_read(family, adapter)
+    for one in sets:
+        if problem := unsuited(f"data set {one.name!r}", len(one.references), read):
+            raise ProblemsFound([problem])
+    encoders = text_encoders(config, family, lambda done: report.note(done.sentence, kind="quantizer", kept=done.left))
+    check_facts(config.validation.shots() if config.validation.every else (), encoders)
     if ranks.main:
-        report_overlong(sets, text_encoders, report)
+        report_overlong(sets, encoders, report)
     encoded = fill(
         sets,
         family.codec(),
-        text_encoders,
+        encoders,
         cache,
         device=ranks.device,
         ranks=ranks,
         report=report,
         options=options,
         prompts=prompts_to_encode(config.validation),
+        references=read.encoder if read else None,
+        features=feature_encoders(config, plugins, encoders),
     )
     return encoded, cache
 
@@ -185,7 +229,7 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
     if problems := [*objective.problems(), *adapter.problems(family)]:
         raise ProblemsFound(problems)
     with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(config, family, adapter, ranks.device)
+        denoiser = load_denoiser(config, family, adapter, ranks.device, report)
         stage.advance()
     blocks = tuple(family.blocks())
     run = Run(
@@ -268,19 +312,21 @@ def describe(session: Session, encoded: Encoded) -> None:
     )
 
 
-def export(session: Session, outcome: Outcome) -> None:
+def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
     """Write what users load elsewhere: with a moving average, the averaged weights."""
     run = session.run
-    if outcome is not Outcome.FINISHED or not run.ranks.main:
+    if outcome is not Outcome.FINISHED:
         return
-    metadata = {
-        "st_version": _own_version(),
-        "st_steps": str(run.progress.step),
-        "st_settings": json.dumps(run.config.plain()),
-    }
-    with session.averaged():
-        path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
-    run.report.note(f"wrote {path}", kind="export", path=str(path))
+    with session.averaged(), run.ranks.doing("exporting"):
+        with run.ranks.whole(run.denoiser, frozen=run.adapter.exports_base):
+            if run.ranks.main:
+                size, started = run.ranks.size, session.folder.started()
+                metadata = history(
+                    run.config, run.progress, encoded.sets, ranks=size, started=started, version=_own_version()
+                )
+                path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
+                run.report.note(f"wrote {path}", kind="export", path=str(path))
+        run.ranks.barrier("the export")
 
 
 def _data_facts(one: PreparedSet) -> dict[str, Any]:

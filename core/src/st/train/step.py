@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStats:
-    """What the optimizer step saw: the gradient norm before clipping, a scalar tensor, and learning rates by group."""
+    """What the optimizer step saw: the gradient norm before clipping, a scalar tensor, and learning rates by group.
+
+    metrics: further numbers of the optimizer, asked for when the report reads.
+    """
 
     grad_norm: Tensor | None
     learning_rates: tuple[float, ...]
+    metrics: Callable[[], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

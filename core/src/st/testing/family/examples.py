@@ -10,22 +10,45 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st.data.encoder import Encoder, Input
+    from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
+    from st.data.sample import Kind, Media
     from st.diffusion.objective import Batch, Noised
     from st.model.family import ModelFamily
 
 CAPTIONS = ("a red square on a table", "a wide landscape with a tree, a river and two hills behind it")
 
 
-def example_inputs(geometry: Geometry, captions: Sequence[str] = CAPTIONS) -> list[Input]:
-    """Inputs with smooth pictures (or clips) of this size; the same arguments give the same pixels."""
+def example_inputs(codec: LatentCodec, geometry: Geometry, captions: Sequence[str] = CAPTIONS) -> list[Input]:
+    """Inputs for a codec: smooth pictures, clips or sounds of this size; the same arguments give the same ones."""
     from st.data.encoder import Input
 
+    def made(number: int) -> dict[str, Any]:
+        if codec.reads == "audio":
+            return {"audio": example_sound(geometry, codec.sample_rate, codec.channels, number)}
+        return {"pixels": example_pixels(geometry, number)}
+
     return [
-        Input(key=f"{number}.png", geometry=geometry, caption=caption, pixels=example_pixels(geometry, number))
+        Input(key=f"{number}", geometry=geometry, caption=caption, **made(number))
         for number, caption in enumerate(captions)
     ]
+
+
+def example_media(geometry: Geometry) -> Media:
+    """A sample that has exactly this size."""
+    from st.data.sample import Media
+
+    kind: Kind = "audio" if not geometry.height else "image" if geometry.frames == 1 else "video"
+    return Media(kind, geometry.height, geometry.width, geometry.frames, seconds=geometry.seconds)
+
+
+def example_sound(geometry: Geometry, sample_rate: int, channels: int, number: int) -> Tensor:
+    """(channels, samples), float32 in [-1, 1]: swelling tones that are others for each ``number``."""
+    import torch
+
+    moments = torch.arange(round(geometry.seconds * sample_rate)) / sample_rate
+    tones = [torch.sin((40 + 30 * number + 20 * channel) * 6.2832 * moments) for channel in range(channels)]
+    return torch.stack(tones) * (0.3 + 0.2 * torch.sin(3 * moments))
 
 
 def example_pixels(geometry: Geometry, number: int) -> Tensor:
@@ -58,8 +81,10 @@ def example_batch(family: ModelFamily[Any], geometry: Geometry, captions: Sequen
     from st.diffusion.objective import Batch
 
     cpu = torch.device("cpu")
-    inputs = example_inputs(geometry, captions)
-    latents = torch.stack([row["latents"] for row in encoded(family.codec(), inputs, cpu)])
+    codec = family.codec()
+    inputs = example_inputs(codec, geometry, captions)
+    rows = encoded(codec, inputs, cpu)
+    further = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "latents"}
     conditions: list[dict[str, Tensor]] = [{} for _ in inputs]
     for encoder in family.text_encoders():
         for entry, given in zip(conditions, encoded(encoder, inputs, cpu), strict=True):
@@ -69,9 +94,9 @@ def example_batch(family: ModelFamily[Any], geometry: Geometry, captions: Sequen
         keys=tuple(item.key for item in inputs),
         indices=tuple(range(len(inputs))),
         dataset="examples",
-        latents=latents,
+        latents=torch.stack([row["latents"] for row in rows]),
         conditions=family.collate(conditions),
-        extras={"original_size": size, "target_size": size, "crop": torch.zeros_like(size)},
+        extras={"original_size": size, "target_size": size, "crop": torch.zeros_like(size), **further},
     )
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st.testing.family.examples import encoded, example_inputs
+from st.testing.family.examples import encoded, example_inputs, example_media
 from st.testing.family.subject import FamilyTests
 from st.testing.plugins import heavy_imports_of
 
@@ -27,12 +27,10 @@ class PartsTests(FamilyTests):
         assert [name for name, field in fields.items() if not (field.description or "").strip().endswith(".")] == []
 
     def test_geometry_rule_is_a_fixed_point(self, family: ModelFamily[Any], geometry: Geometry) -> None:
-        from st.data.sample import Media
-
-        media = Media("image", geometry.height, geometry.width, geometry.frames)
+        nearest = family.geometry.nearest(example_media(geometry), geometry.height * geometry.width)
 
         assert family.geometry.accepts(geometry)
-        assert family.geometry.nearest(media, geometry.height * geometry.width) == geometry
+        assert nearest == geometry
 
     def test_encoder_outputs_survive_the_cache(self, family: ModelFamily[Any], tmp_path: Path) -> None:
         import torch
@@ -43,8 +41,9 @@ class PartsTests(FamilyTests):
         store = Store.at(str(tmp_path / "cache"))
         written = {}
         writing = Cache(store)
-        for encoder in (family.codec(), *family.text_encoders()):
-            entries = encoded(encoder, example_inputs(self.geometries[0]), torch.device("cpu"))
+        codec = family.codec()
+        for encoder in (codec, *family.text_encoders()):
+            entries = encoded(encoder, example_inputs(codec, self.geometries[0]), torch.device("cpu"))
             for number, entry in enumerate(entries):
                 origin = Origin(encoder.name, encoder.fingerprint, {"example": str(number)})
                 writing.put(origin, entry)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+
+from st.importing import NEW_OBJECTS, importing
+
+
+class Ring:
+    """Garbage that only a look for cycles finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def new_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "brought_by_this_test.py").write_text("KEPT = []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "brought_by_this_test", raising=False)
+    return "brought_by_this_test"
+
+
+def test_threshold_is_as_before_when_an_import_fails() -> None:
+    before = gc.get_threshold()
+
+    with pytest.raises(ModuleNotFoundError), importing():
+        assert gc.get_threshold()[0] == NEW_OBJECTS
+        __import__("no_such_module_anywhere")
+
+    assert gc.get_threshold() == before
+
+
+def test_what_came_is_not_looked_through_again(new_module: str) -> None:
+    gc.unfreeze()
+    try:
+        with importing():
+            __import__(new_module)
+
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_garbage_is_still_found_where_nothing_was_imported() -> None:
+    gc.unfreeze()
+    with importing():
+        ring = Ring()
+        gone = weakref.ref(ring)
+        del ring
+
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert gone() is None

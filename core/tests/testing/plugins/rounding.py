@@ -1,0 +1,58 @@
+"""A quantizer of one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import st
+from st.model.quantizer import PackedWeight, Quantizer, QuantizerOptions, adapter_problems
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from st.config import RunConfig
+
+
+class RoundingOptions(QuantizerOptions):
+    """A byte for each weight and a scale for each output."""
+
+
+class Rounding(Quantizer):
+    """Whole multiples of a 127th of each row's largest."""
+
+    def pack(self, weight: Tensor) -> PackedWeight:
+        import torch
+
+        whole = weight.float()
+        scale = whole.abs().amax(dim=1, keepdim=True) / 127
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        numbers = (whole / scale).round().to(torch.int8)
+        return PackedWeight({"numbers": numbers, "scale": scale}, partial(multiplied, dtype=weight.dtype))
+
+
+def multiplied(parts: Mapping[str, Tensor], *, dtype: torch.dtype) -> Tensor:
+    """The weight again."""
+    return (parts["numbers"] * parts["scale"]).to(dtype)
+
+
+class Rounds:
+    """Brings ``[quantizer] kind = "rounding"``."""
+
+    class Options(st.Options):
+        """Nothing."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @st.hookimpl
+    def st_register(self, register: st.Registrar) -> None:
+        """Rounding, by its name."""
+        register.quantizer("rounding", partial(Rounding, "rounding"), RoundingOptions)
+
+    @st.hookimpl
+    def st_check(self, config: RunConfig) -> Iterable[st.Problem]:
+        """Adapters that train the weights which would be rounded."""
+        yield from adapter_problems(config)
