@@ -12,6 +12,8 @@ from st.diffusion.path import straight
 from st.diffusion.shift import exponential_shift
 from st.diffusion.target import velocity
 from st.model.pipeline_family import PipelineFamily
+from st.model.references import References
+from st_flux import control
 from st_flux.assistant import add_assistant, find_assistant, without_assistant
 from st_flux.flavours import TARGETS, FluxOptions
 from st_flux.packing import EDGE, attention_mask, no_places, pack, places, reference_places, unpack
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, Noised, Run
+    from st.model.architecture import Architecture
     from st.model.formats import AdapterFormat
 
 REFERENCE = "reference"
@@ -55,7 +58,7 @@ class Flux(PipelineFamily[FluxOptions]):
         from st.model.pipeline_text import PipelineText, Prompting
         from st_flux.masked import MaskedFluxPipeline
 
-        self._check()
+        self.check()
         prompting = Prompting(
             MaskedFluxPipeline,
             (self.denoiser, self.autoencoder, *self.unused),
@@ -64,6 +67,10 @@ class Flux(PipelineFamily[FluxOptions]):
             self.prompt_arguments(),
         )
         return (PipelineText(self.folder, prompting, self.options.text_precision),)
+
+    def references(self) -> References | None:
+        """Kontext is shown pictures to edit: one, or several beside one another."""
+        return References() if self.options.published.edits else None
 
     def prompt_arguments(self) -> Mapping[str, Any]:
         return {"max_sequence_length": self.options.tokens}
@@ -137,9 +144,36 @@ class Flux(PipelineFamily[FluxOptions]):
         formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": Kohya()}
         return {name: Unfused(one) for name, one in formats.items()} if self.options.fuse_qkv else formats
 
+    def architecture(self) -> Architecture:
+        from st.model.architecture import Architecture
+
+        makers = "https://github.com/black-forest-labs/flux"
+        return Architecture(self.options.published.architecture, makers, "flux1", "networks.lora_flux")
+
     def blocks(self) -> Sequence[BlockGroup]:
         stream = TokenStream(returned=1, select=_keep_picture_rows)  # both kinds return (text, picture)
         return BlockGroup("transformer_blocks", stream), BlockGroup("single_transformer_blocks", stream)
+
+    def control_encoder(self) -> None:
+        """Control pictures are encoded by the autoencoder."""
+
+    def make_control(self, denoiser: nn.Module, layers: Sequence[int]) -> nn.Module:
+        """Upstream's control network, begun from the denoiser."""
+        if self.options.fuse_qkv:
+            raise StError("model.fuse_qkv does not go with a control network", fix="set model.fuse_qkv to false")
+        return control.make_control(denoiser, layers)
+
+    def controlled(self, network: nn.Module, arguments: Mapping[str, Any], shown: Tensor) -> Mapping[str, Any]:
+        """The control network's residuals."""
+        return control.controlled(network, arguments, shown)
+
+    def widen_input(self, denoiser: nn.Module) -> str:
+        """Make room for the latents of a control picture."""
+        return control.widen_input(denoiser)
+
+    def widened(self, arguments: Mapping[str, Any], shown: Tensor | None) -> Mapping[str, Any]:
+        """Noise and control picture side by side."""
+        return control.widened(arguments, shown)
 
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
         import torch

@@ -18,6 +18,7 @@ class Flavour:
 
     repository: on the hub. tokens: of a caption that T5 reads. masks: whether attention is kept from padding. edits:
     whether the pipeline takes reference pictures. assistant: an adapter that is there while it is trained.
+    architecture: what other programs call it; they know two kinds, and what comes of dev is dev to them.
     """
 
     repository: str
@@ -25,6 +26,7 @@ class Flavour:
     masks: bool = False
     edits: bool = False
     assistant: str = ""
+    architecture: str = "flux-1-dev"
 
 
 FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
@@ -32,11 +34,14 @@ FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
         "dev": Flavour("black-forest-labs/FLUX.1-dev"),
         "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),
         "schnell": Flavour(
-            "black-forest-labs/FLUX.1-schnell", tokens=256, assistant="ostris/FLUX.1-schnell-training-adapter"
+            "black-forest-labs/FLUX.1-schnell",
+            tokens=256,
+            assistant="ostris/FLUX.1-schnell-training-adapter",
+            architecture="flux-1-schnell",
         ),
         "kontext": Flavour("black-forest-labs/FLUX.1-Kontext-dev", edits=True),
         "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3"),
-        "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", masks=True),
+        "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", masks=True, architecture="flux-1-schnell"),
     }
 )
 

@@ -30,7 +30,7 @@ class SpaceToDepth(LatentCodec):
         self.edge = edge
 
     @property
-    def channels(self) -> int:
+    def depth(self) -> int:
         """C of the latents."""
         return 3 * self.edge**2
 

@@ -160,7 +160,7 @@ class Pocket(ModelFamily[PocketOptions]):
 
         build: Any = SD3Transformer2DModel
         size = SIZES[self.options.size]
-        channels = SpaceToDepth(EDGE).channels
+        channels = SpaceToDepth(EDGE).depth
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             denoiser: nn.Module = build(

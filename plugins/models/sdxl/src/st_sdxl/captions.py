@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encode
     from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.pipeline_text import PipelineText
+    from st.model.quantizer import Quantization, Quantizer
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 
@@ -52,6 +54,16 @@ class MarkedCaptions(Encoder):
         kept = {name: torch.zeros_like(tensor) for name, tensor in entry.items()}
         shown = entry if one.caption or not self.zeros else kept
         return {**shown, "captioned": torch.tensor([1.0 if one.caption else 0.0])}
+
+
+class EncodedCaptions(MarkedCaptions):
+    """Captions that a pipeline's text encoders read, which can be quantized."""
+
+    inner: PipelineText
+
+    def quantized(self, quantizer: Quantizer, tell: Callable[[Quantization], None]) -> EncodedCaptions:
+        """The same encoder with quantized weights."""
+        return EncodedCaptions(self.inner.quantized(quantizer, tell), self.zeros)
 
 
 class Tokens(Encoder):

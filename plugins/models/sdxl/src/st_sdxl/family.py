@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from st import BlockGroup, Encoder, GeometryRule, Problem, StError, TokenStream, hookimpl
 from st.diffusion.path import unmix
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from st import Batch, Geometry, Noised
     from st.config import RunConfig
     from st.diffusion.path import DiscretePath
+    from st.model.architecture import Architecture
     from st.model.formats import AdapterFormat
     from st_sdxl.files import Part
 
@@ -68,12 +69,12 @@ class Sdxl(PipelineFamily[SdxlOptions]):
             yield Problem("shift", f"[shift] moves times out of {section}.", fix="Delete one of the two.")
 
     def text_encoders(self) -> Sequence[Encoder]:
-        from st_sdxl.captions import MarkedCaptions, Tokens
+        from st_sdxl.captions import EncodedCaptions, MarkedCaptions, Tokens
 
         (encoder,) = super().text_encoders()
         if self.options.train_text:
             return (MarkedCaptions(Tokens(self.folder, encoder), zeros=False),)
-        return (MarkedCaptions(encoder, self._zeros()),)
+        return (EncodedCaptions(encoder, self._zeros()),)
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         unet = super().load_denoiser(device, dtype)
@@ -121,6 +122,15 @@ class Sdxl(PipelineFamily[SdxlOptions]):
             return names
         return {name: Parts(partial(self._parts, name, unet)) for name, unet in names.items()}
 
+    def architecture(self) -> Architecture:
+        from st.model.architecture import Architecture
+
+        name = "refiner" if self.options.is_refiner else "base"
+        says: Literal["epsilon", "v"] = "v" if self.options.prediction == "v" else "epsilon"
+        makers = "https://github.com/Stability-AI/generative-models"
+        version = self.options.flavour.partition("-")[2].replace(".", "-")
+        return Architecture(f"stable-diffusion-xl-v1-{name}", makers, f"sdxl_{name}_v{version}", "networks.lora", says)
+
     def module_paths(self) -> list[str]:
         if not self._modules:
             self._modules = super().module_paths()
@@ -133,6 +143,40 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         paths = [path for path in self.module_paths() if path.endswith(".transformer_blocks")]
         ordered = sorted(paths, key=lambda path: HALVES.index(path.split(".")[0]))
         return tuple(BlockGroup(f"{inside}{path}", whole) for path in ordered)
+
+    def control_encoder(self) -> Encoder:
+        """Control pictures are read as they are, by the control network's own layers."""
+        from st.data.pixels import Pixels
+
+        return Pixels()
+
+    def make_control(self, denoiser: nn.Module, layers: Sequence[int]) -> nn.Module:
+        """Upstream's control network, begun from the U-Net's first half."""
+        from diffusers import ControlNetModel
+
+        if layers:
+            raise StError("adapter.layers has no effect here: the network copies half of the U-Net", fix="delete it")
+        if self.options.train_text:
+            raise StError("model.train_text does not go with a control network", fix="set model.train_text to false")
+        unet: Any = denoiser
+        network: nn.Module = ControlNetModel.from_unet(unet)
+        return network
+
+    def controlled(self, network: nn.Module, arguments: Mapping[str, Any], shown: Tensor) -> Mapping[str, Any]:
+        """The control network's residuals. shown: (B, 3, H, W) uint8."""
+        sample, dtype = arguments["sample"], _dtype(network)
+        down, middle = network(
+            sample.to(dtype),
+            arguments["timestep"],
+            encoder_hidden_states=arguments["encoder_hidden_states"].to(dtype),
+            controlnet_cond=shown.to(dtype) / 255,
+            added_cond_kwargs=arguments["added_cond_kwargs"],
+            return_dict=False,
+        )
+        return {
+            "down_block_additional_residuals": [one.to(sample.dtype) for one in down],
+            "mid_block_additional_residual": middle.to(sample.dtype),
+        }
 
     def schedule_settings(self) -> Mapping[str, Any]:
         return self.options.scheduler()
@@ -191,8 +235,8 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         write(directory)
         return cls(cls.Options(checkpoint=str(directory)))
 
-    def _check(self) -> None:
-        super()._check()
+    def check(self) -> None:
+        super().check()
         check_checkpoint(self.folder, self.options)
 
     def _time_ids(self, batch: Batch) -> Tensor:
