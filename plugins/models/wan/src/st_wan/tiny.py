@@ -1,0 +1,132 @@
+"""Tiny: a whole checkpoint with random weights, in the layout of the published ones, in a second on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from st_wan.flavours import FLAVOURS, Flavour, Name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHARACTERS = [chr(code) for code in range(33, 127)]
+TEXT_WIDTH, SEEN_WIDTH, HEADS, HEAD_WIDTH = 16, 16, 2, 12
+BOUNDARIES = {"t2v-a14b": 0.875, "i2v-a14b": 0.9}
+
+
+def write_tiny(directory: Path, flavour: Name) -> None:
+    """Write ``model_index.json`` and every component of a flavour. The same weights each time."""
+    import diffusers
+    import torch
+
+    build: Any = diffusers  # not typed
+    one = FLAVOURS[flavour]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder, tokenizer = _text()
+        parts = {"text_encoder": encoder, "tokenizer": tokenizer, "vae": _autoencoder(one)}
+        parts["scheduler"] = build.UniPCMultistepScheduler(
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            num_train_timesteps=1000,
+            flow_shift=5.0 if one.given == "first" else 3.0,
+        )
+        parts["transformer"] = _denoiser(one)
+        if one.experts:
+            parts |= {"transformer_2": _denoiser(one), "boundary_ratio": BOUNDARIES[flavour]}
+        if one.given == "first":
+            parts["expand_timesteps"] = True
+        if one.sees:
+            parts |= _eye()
+        pipeline = getattr(build, one.pipeline)(**parts)
+    pipeline.save_pretrained(directory)
+
+
+def _denoiser(one: Flavour) -> Any:
+    import diffusers
+
+    build: Any = diffusers
+    channels = 48 if one.given == "first" else 16
+    settings: dict[str, Any] = {
+        "num_attention_heads": HEADS,
+        "attention_head_dim": HEAD_WIDTH,
+        "in_channels": 2 * channels + 4 if one.given == "padded" else channels,
+        "out_channels": channels,
+        "text_dim": TEXT_WIDTH,
+        "freq_dim": 32,
+        "ffn_dim": 32,
+        "num_layers": 3,
+        "rope_max_seq_len": 64,
+    }
+    if one.sees:
+        settings |= {"image_dim": SEEN_WIDTH, "added_kv_proj_dim": HEADS * HEAD_WIDTH}
+    if one.given == "control":
+        return build.WanVACETransformer3DModel(**settings, vace_layers=[0, 2], vace_in_channels=2 * channels + 64)
+    return build.WanTransformer3DModel(**settings)
+
+
+def _autoencoder(one: Flavour) -> Any:
+    import diffusers
+
+    build: Any = diffusers
+    settings: dict[str, Any] = {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    if one.given == "first":
+        settings |= {
+            "z_dim": 48,
+            "in_channels": 12,
+            "out_channels": 12,
+            "is_residual": True,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "latents_mean": [number / 100 - 0.24 for number in range(48)],
+            "latents_std": [0.5 + number / 100 for number in range(48)],
+        }
+    return build.AutoencoderKLWan(**settings)
+
+
+def _eye() -> dict[str, Any]:
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=SEEN_WIDTH,
+        intermediate_size=2 * SEEN_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return {"image_encoder": CLIPVisionModel(config), "image_processor": processor}
+
+
+def _text() -> tuple[Any, Any]:
+    """One token for each character; 0 is padding, 1 the end, 2 unknown, as in the published table."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+    space = "\u2581"
+    pieces = ["<pad>", "</s>", "<unk>", space, *CHARACTERS]
+    table = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
+    build: Any = table
+    build.pre_tokenizer = pre_tokenizers.Metaspace(replacement=space, prepend_scheme="always")
+    build.decoder = decoders.Metaspace(replacement=space, prepend_scheme="always")
+    build.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = T5Tokenizer(
+        tokenizer_object=table,
+        model_max_length=512,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_ids=0,
+    )
+    config = UMT5Config(
+        vocab_size=len(pieces),
+        d_model=TEXT_WIDTH,
+        d_kv=TEXT_WIDTH // 2,
+        d_ff=2 * TEXT_WIDTH,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )
+    return UMT5EncoderModel(config), tokenizer
