@@ -1,0 +1,204 @@
+"""LycorisAdapter: modules of the library as the part of a denoiser that learns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from st import Adapter, Problem, StError
+from st.model.adapter import NO_FORMATS, restore
+from st.model.adapter_start import start_problems
+from st.randomness import keyed
+from st_lycoris.names import start_rebuilds
+from st_lycoris.options import Algorithm, LycorisOptions
+from st_lycoris.preset import read_preset
+
+if TYPE_CHECKING:
+    import torch
+    from lycoris.modules import LycorisBaseModule  # type: ignore[import-untyped]
+    from torch import Tensor, nn
+
+    from st import ModelFamily
+    from st.model.formats import AdapterFormat
+
+    ParamGroup = dict[str, Any]
+
+
+class LycorisAdapter(Adapter):
+    """Updates beside frozen layers, of the library's algorithms. The denoiser's own weights stay as they are."""
+
+    exports_base = False
+
+    def __init__(self, options: LycorisOptions) -> None:
+        self.options = options
+        self._settings: dict[str, Algorithm] = {}
+        self._component = ""
+
+    @property
+    def needs_whole(self) -> str:
+        return "computes whole weights of layers anew" if self._rebuilds() else ""
+
+    def base_dtype(self, precision: torch.dtype) -> torch.dtype:
+        import torch
+
+        whole = self.options.base == "fp32" or (self.options.base == "auto" and self._rebuilds())
+        return torch.float32 if whole else precision
+
+    def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
+        from st_lycoris.files import component_of
+
+        found = list(start_problems(self.options.start))
+        for setting, check in (
+            ("preset", lambda: read_preset(self.options.preset) if self.options.preset else None),
+            ("format", lambda: component_of(family.adapter_formats()) if "diffusers" in self.options.formats else ""),
+        ):
+            try:
+                check()
+            except StError as error:
+                found.append(Problem(f"adapter.{setting}", error.what, error.why, error.fix))
+        return found
+
+    def attach(
+        self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
+    ) -> Sequence[ParamGroup]:
+        import torch
+
+        from st_lycoris import files
+        from st_lycoris.modules import install, modules
+
+        if "diffusers" in self.options.formats:
+            self._component = files.component_of(formats)
+        seed = torch.initial_seed()
+        with torch.random.fork_rng(devices=[]):
+            made = self._started(denoiser) if self.options.start else self._made(denoiser, targets, seed)
+        layers = {path: denoiser.get_submodule(path) for path in made}
+        files.refuse_twins(list(made))
+        if "diffusers" in self.options.formats:
+            files.refuse_unlike_diffusers({path: (layers[path], module) for path, module in made.items()})
+        denoiser.requires_grad_(False)
+        for path, module in made.items():
+            install(layers[path], module, {"fp32": torch.float32, "bf16": torch.bfloat16}[self.options.dtype])
+        parameters = [one for _, module in modules(denoiser).values() for one in module.parameters()]
+        self.note = self._note(list(made.values()), sum(one.numel() for one in parameters))
+        return [{"params": parameters, "name": "lycoris"}]
+
+    def state(self, denoiser: nn.Module) -> Mapping[str, Tensor]:
+        from st_lycoris.modules import CHILD, modules
+
+        return {
+            f"{path}.{CHILD}.{name}": parameter
+            for path, (_, module) in modules(denoiser).items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def load(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
+        restore(self.state(denoiser), state, "the adapter")
+
+    def export(
+        self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
+    ) -> Path:
+        from st.model.architecture import adapter_facts
+        from st_lycoris import files
+        from st_lycoris.modules import modules
+
+        found, prefix, formats = modules(denoiser), self.options.prefix, self.options.formats
+        config = files.config_of(self._settings, prefix)
+        if facts := adapter_facts(family, "lora"):
+            metadata = {**metadata, **facts, "ss_network_module": "lycoris.kohya"}
+        paths = [
+            directory / (files.FILE if number == 0 else f"{Path(files.FILE).stem}-{name}.safetensors")
+            for number, name in enumerate(formats)
+        ]
+        for name, path in zip(formats, paths, strict=True):
+            if name == "diffusers":
+                files.write_diffusers(path, found, self._component, metadata)
+            else:
+                files.write_lycoris(path, found, prefix, config, metadata)
+        return paths[0]
+
+    @contextmanager
+    def disabled(self, denoiser: nn.Module) -> Iterator[None]:
+        from st_lycoris.modules import modules
+
+        found = list(modules(denoiser).values())
+        for layer, module in found:
+            layer.forward = module.org_forward
+        try:
+            yield
+        finally:
+            for layer, module in found:
+                layer.forward = module.forward
+
+    def _rebuilds(self) -> bool:
+        options = self.options
+        if options.start:
+            return start_rebuilds(options.start)
+        if options.preset:
+            return read_preset(options.preset).rebuilds
+        return options.default().rebuilds or any(options.of(pattern).rebuilds for pattern in options.layers)
+
+    def _started(self, denoiser: nn.Module) -> dict[str, LycorisBaseModule]:
+        from st_lycoris.files import read_start
+        from st_lycoris.modules import settings_of
+
+        made = read_start(self.options.start, denoiser, self.options.prefix)
+        self._settings = {path: settings_of(module) for path, module in made.items()}
+        return made
+
+    def _made(self, denoiser: nn.Module, targets: Sequence[str], seed: int) -> dict[str, LycorisBaseModule]:
+        """Each layer's begin depends on the run's seed and the layer's path alone, whatever else was drawn before."""
+        import torch
+
+        from st_lycoris.modules import build, perturb, refuse_unreadable
+
+        preset = self.options.preset
+        self._settings = read_preset(preset).layers(denoiser) if preset else self._named(denoiser, targets)
+        made: dict[str, LycorisBaseModule] = {}
+        checked = set()
+        for path, settings in self._settings.items():
+            layer = denoiser.get_submodule(path)
+            torch.default_generator.manual_seed(keyed(seed, 0, path))
+            made[path] = module = build(path, layer, settings)
+            if self.options.init_norm and settings.algo == "lokr":
+                perturb(path, layer, module, self.options.init_norm)
+            # Layers of one size with one kind of settings come back alike.
+            alike = (type(layer), getattr(module, "shape", ()), settings)
+            if alike not in checked:
+                refuse_unreadable(path, layer, module)
+                checked.add(alike)
+        if self.options.init_norm and not any(one.algo == "lokr" for one in self._settings.values()):
+            raise StError("adapter.init_norm is for lokr, which no layer has here", fix="leave it out")
+        return made
+
+    def _named(self, denoiser: nn.Module, targets: Sequence[str]) -> dict[str, Algorithm]:
+        from st.model.targets import is_named, match_modules
+        from st_lycoris.modules import LAYERS, NORMS
+
+        options, settings = self.options, dict[str, Algorithm]()
+        for patterns, one in (
+            (options.targets or targets, options.default()),
+            *(([pattern], options.of(pattern)) for pattern in options.layers),
+        ):
+            kinds = NORMS if one.algo == "norm" else LAYERS
+            settings |= dict.fromkeys(match_modules(denoiser, patterns, kinds), one)
+        for pattern in options.exclude:
+            if not any(is_named(path, pattern) for path in settings):
+                raise StError(f"adapter.exclude = {pattern!r} names no layer that would learn", fix="leave it out")
+        order = [path for path, _ in denoiser.named_modules() if path in settings]
+        chosen = [path for path in order if not any(is_named(path, one) for one in options.exclude)]
+        if not chosen:
+            raise StError("adapter.exclude leaves no layer that learns")
+        return {path: settings[path] for path in chosen}
+
+    def _note(self, made: Sequence[LycorisBaseModule], weights: int) -> str:
+        from st_lycoris.modules import name_of
+
+        counts = Counter(name_of(module) for module in made).most_common()
+        layers = [f"{name} on {count} layer{'s' * (count > 1)}" for name, count in counts]
+        note = f"LyCORIS: {', '.join(layers)}: {weights:,} weights learn"
+        if self.options.base == "auto" and self._rebuilds():
+            note += "; the frozen weights are kept in fp32, because whole weights are computed (adapter.base)"
+        return note

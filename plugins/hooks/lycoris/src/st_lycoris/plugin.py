@@ -1,0 +1,26 @@
+"""Lycoris: the plugin that makes the adapter known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import st
+from st_lycoris.adapter import LycorisAdapter
+from st_lycoris.options import LycorisOptions
+
+if TYPE_CHECKING:
+    from st import Registrar
+
+
+class Lycoris:
+    """Train the adapters of the LyCORIS library."""
+
+    class Options(st.Options):
+        """Everything is set in ``[adapter]``."""
+
+    def __init__(self, options: st.Options) -> None:
+        self.options = options
+
+    @st.hookimpl
+    def st_register(self, register: Registrar) -> None:
+        register.adapter("lycoris", LycorisAdapter, LycorisOptions)
