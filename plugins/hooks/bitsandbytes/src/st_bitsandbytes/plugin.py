@@ -1,0 +1,40 @@
+"""Plugin: quantizers of bitsandbytes, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from st import Options, Problem, hookimpl
+from st.model.quantizer import adapter_problems
+from st_bitsandbytes.quantizer import INT8, NF4, Int8, Nf4, Nf4Options, RowOptions
+
+if TYPE_CHECKING:
+    from st import Registrar
+    from st.config import RunConfig
+
+
+class BitsAndBytesOptions(Options):
+    """None: each kind has options of its own, in ``[quantizer]``."""
+
+
+class BitsAndBytes:
+    """Base weights in 4 or 8 bits, by bitsandbytes: ``[quantizer] kind = "nf4-bnb"`` and ``"int8-bnb"``."""
+
+    Options: ClassVar[type[BitsAndBytesOptions]] = BitsAndBytesOptions
+
+    def __init__(self, options: BitsAndBytesOptions) -> None:
+        self.options = options
+
+    @hookimpl
+    def st_register(self, register: Registrar) -> None:
+        """nf4-bnb and int8-bnb."""
+        register.quantizer(NF4, partial(Nf4, NF4), Nf4Options)
+        register.quantizer(INT8, partial(Int8, INT8), RowOptions)
+
+    @hookimpl
+    def st_check(self, config: RunConfig) -> Iterable[Problem]:
+        """Adapters that train the weights which would be quantized."""
+        if config.quantizer is not None and config.quantizer.kind in (NF4, INT8):
+            yield from adapter_problems(config)

@@ -1,0 +1,5 @@
+"""Quantizers of optimum-quanto for st."""
+
+from st_quanto.plugin import Quanto as Quanto
+
+__all__ = ["Quanto"]
