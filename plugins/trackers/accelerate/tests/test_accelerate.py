@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import st
+from st.report.picture_files import save_picture
 from st.testing import CliResult, TinyRunner, TrackerTests
 from st.testing.plugins import heavy_imports_of
 from st.testing.runs import write_photos
@@ -98,15 +100,18 @@ def test_pictures_are_arrays_and_clips_their_first_frame(tmp_path: Path) -> None
         tmp_path / "clip.webp", save_all=True, append_images=[Image.new("RGB", (4, 2), "red")]
     )
     (tmp_path / "sound.wav").write_bytes(b"a sound")
+    save_picture(torch.zeros(3, 2, 16, 32), tmp_path / "film", {}, frames_per_second=8)
     tracker = tracker_of("own_trackers:Pictures")
 
+    names = ("still.png", "clip.webp", "sound.wav", "film.mp4")
     tracker.start(st.RunInfo("run", tmp_path, {}))
-    tracker.show(5, [st.Picture(tmp_path / name, "", name) for name in ("still.png", "clip.webp", "sound.wav")])
+    tracker.show(5, [st.Picture(tmp_path / name, "", name) for name in names])
 
     shown = [line for line in lines(tmp_path) if line[0] == "images"]
     assert shown == [
         ["images", 5, "still.png", [[6, 8, 3, "uint8"]], {}],
         ["images", 5, "clip.webp", [[2, 4, 3, "uint8"]], {}],
+        ["images", 5, "film.mp4", [[16, 32, 3, "uint8"]], {}],
     ]
 
 

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.data_compat import migrate_value
@@ -129,6 +130,20 @@ def test_a_clip_is_shown_as_one_that_moves(tmp_path: Path) -> None:
         assert (shown.format, shown.n_frames, shown.size, shown.info["duration"]) == ("GIF", 3, (8, 6), 60)
         shown.seek(1)
         assert shown.convert("RGB").getpixel((4, 3)) == pytest.approx((255, 0, 0), abs=8)
+
+
+def test_a_film_moves_at_its_own_speed(tmp_path: Path) -> None:
+    from st.report.picture_files import save_picture
+
+    white = torch.stack([torch.full((3, 6, 8), shade) for shade in (0.0, 1.0, 0.0)], dim=1)
+    path = save_picture(white, tmp_path / "film", {}, frames_per_second=10)
+
+    value = summary_of(st.Picture(path, "a film", "film 8x6", 3, 10.0)).value[0]
+
+    with Image.open(BytesIO(value.image.encoded_image_string)) as shown:
+        assert (shown.format, shown.n_frames, shown.size, shown.info["duration"]) == ("GIF", 3, (8, 6), 100)
+        shown.seek(1)
+        assert min(shown.convert("RGB").getpixel((4, 3))) > 240
 
 
 def test_a_still_in_another_format_becomes_a_png(tmp_path: Path) -> None:

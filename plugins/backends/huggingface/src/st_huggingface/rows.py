@@ -114,6 +114,7 @@ class Rows:
             "modified": np.full(len(good), self.stamp),
             "passes": np.ones(len(good), np.int32),
             "captions": [captions[place] for place in good],
+            "facts": [None] * len(good),
             "extras": [
                 [(name, f"{name}:{_key(rows[place])}") for name, found in others.items() if found.is_there(place)]
                 or None

@@ -9,6 +9,8 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker  # type: ignore[import-untyped]
 from PIL import Image
 
+from st.report.clip_files import CLIPS, read_frames
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,7 +23,10 @@ def images_of(pictures: Sequence[Picture]) -> dict[str, NDArray[np.uint8]]:
     """Pictures, and first frames of clips, by label: (height, width, 3). Sounds are left out. Raises OSError."""
     images = {}
     for picture in pictures:
-        if picture.path.suffix.lower() not in SOUNDS:
+        if picture.path.suffix.lower() in CLIPS:
+            first, _ = next(read_frames(picture.path))
+            images[picture.label] = np.asarray(first)
+        elif picture.path.suffix.lower() not in SOUNDS:
             with Image.open(picture.path) as image:
                 images[picture.label] = np.asarray(image.convert("RGB"))
     return images

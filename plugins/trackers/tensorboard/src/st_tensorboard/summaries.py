@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import wave
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
+
+from st.report.clip_files import CLIPS, read_frames
 
 if TYPE_CHECKING:
     from st import Picture
@@ -28,6 +31,8 @@ def summary_of(picture: Picture) -> Summary:
 
 
 def _image(picture: Picture) -> Summary.Image:
+    if picture.path.suffix in CLIPS:
+        return _film(picture)
     data = picture.path.read_bytes()
     with Image.open(BytesIO(data)) as image:
         width, height = image.size
@@ -49,6 +54,19 @@ def _converted(image: Image.Image) -> bytes:
         milliseconds.append(image.info["duration"])
     frames[0].save(written, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
     return written.getvalue()
+
+
+def _film(picture: Picture) -> Summary.Image:
+    """A clip as a GIF: TensorBoard plays no films."""
+    frames, seconds = zip(*read_frames(picture.path), strict=True)
+    starts = [round(1000 * one) for one in seconds]
+    lengths = [after - before for before, after in pairwise(starts)]
+    written = BytesIO()
+    frames[0].save(
+        written, "GIF", save_all=True, append_images=frames[1:], duration=[*lengths, (lengths or [100])[-1]], loop=0
+    )
+    width, height = frames[0].size
+    return Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=written.getvalue())
 
 
 def _sound(picture: Picture) -> Summary.Audio:
