@@ -69,13 +69,13 @@ def pictures(run_file: str, photos: str, turns: int) -> Answer:
 
     def calls() -> Iterator[Callable[[], object]]:
         for start in range(0, len(files), BATCH):
-            pixels = _decoded(files[start : start + BATCH])
+            pixels = decoded(files[start : start + BATCH])
             yield partial(_latents, codec.network, pixels)
 
     def ours(options: CacheOptions) -> float:
-        return _filled(sets, codec, (), options, ())
+        return filled(sets, codec, (), options, ())
 
-    return _in_turn(calls, ours, config.cache, len(files), turns)
+    return in_turn(calls, ours, config.cache, len(files), turns)
 
 
 def captions(folder: str, count: int, turns: int) -> Answer:
@@ -93,9 +93,9 @@ def captions(folder: str, count: int, turns: int) -> Answer:
             yield partial(encoder.network, input_ids=ids, attention_mask=mask)
 
     def ours(options: CacheOptions) -> float:
-        return _filled((), codec, (encoder,), options, texts)
+        return filled((), codec, (encoder,), options, texts)
 
-    return _in_turn(calls, ours, CacheOptions.model_validate({"url": folder}), count, turns)
+    return in_turn(calls, ours, CacheOptions.model_validate({"url": folder}), count, turns)
 
 
 def _latents(network: Any, pixels: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _latents(network: Any, pixels: Tensor) -> Tensor:
     return latents
 
 
-def _decoded(files: Sequence[Path]) -> Tensor:
+def decoded(files: Sequence[Path]) -> Tensor:
     """Pictures as a bare program reads them, (B, 3, SIZE, SIZE) in [0, 1]."""
     import numpy as np
     import torch
@@ -118,7 +118,7 @@ def _decoded(files: Sequence[Path]) -> Tensor:
     return torch.stack([one(file) for file in files])
 
 
-def _in_turn(
+def in_turn(
     calls: Callable[[], Iterator[Callable[[], object]]],
     ours: Callable[[CacheOptions], float],
     options: CacheOptions,
@@ -150,7 +150,7 @@ def _bare(calls: Iterator[Callable[[], object]]) -> tuple[float, float]:
     return process_time() - began, inside
 
 
-def _filled(
+def filled(
     sets: Sequence[PreparedSet],
     codec: LatentCodec,
     encoders: Sequence[Encoder],
@@ -164,6 +164,7 @@ def _filled(
     from st.data.encoding import fill
     from st.data.index import Index
     from st.data.store import Store
+    from st.data.words import Words
     from st.report.report import Report
     from st.train.ranks import Single
 
@@ -181,7 +182,7 @@ def _filled(
         ranks=Single(device),
         report=Report.silent(),
         options=options,
-        prompts=prompts,
+        prompts=[Words(text) for text in prompts],
     )
     spent = process_time() - began
     assert len(cache) == sum(len(one.index) for one in sets) + len(prompts) + len(encoders)

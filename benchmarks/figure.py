@@ -21,12 +21,13 @@ class Figure:
     """One measured quantity.
 
     group: the benchmark. what: what is measured. value, unit: the number that the bar is about; unit "x" is a ratio of
-    ``ours`` to ``floor``. bar: None where the number is for information. detail: what else a reader needs.
+    ``ours`` to ``floor``; None where it could not be measured, and ``detail`` says why. bar: None where the number is
+    for information. detail: what else a reader needs.
     """
 
     group: str
     what: str
-    value: float
+    value: float | None
     unit: str
     bar: Bar | None = None
     floor: str = ""
@@ -35,8 +36,8 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the bar holds; None where there is none."""
-        return None if self.bar is None else self.bar.holds(self.value)
+        """Whether the bar holds; None where there is none, or no number."""
+        return None if self.bar is None or self.value is None else self.bar.holds(self.value)
 
 
 def median(values: list[float]) -> float:

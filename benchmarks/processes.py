@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,22 +107,36 @@ class Turn:
     ours: float
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a program reported. steps: CPU seconds per step of each of its turns. first: CPU seconds from the start of
+    the interpreter to the end of the first step. peak: the most memory that it held, in MB."""
+
+    steps: list[float]
+    first: float
+    peak: float
+
+
 def alternating(floor: Case, ours: Case, turns: int, log: Path) -> list[Turn]:
-    """Two programs that report (steps, CPU seconds) every few steps and then wait, each run while the other waits.
+    """Two programs in turn, as ``taking_turns`` has it."""
+    found = taking_turns({"floor": floor, "ours": ours}, turns, log)
+    return [Turn(*pair) for pair in zip(found["floor"].steps, found["ours"].steps, strict=True)]
+
+
+def taking_turns(cases: Mapping[str, Case], turns: int, log: Path) -> dict[str, Course]:
+    """Programs that report every few steps (``stepclock``) and then wait, each run while the others wait.
 
     Their first report is warm-up. What a program does in the background while it should wait counts: the clock is that
     of the whole process and is read at the end of a turn only.
     """
-    with running(floor, log, STEADY) as first, running(ours, log, STEADY) as second:
-        pair = (first, second)
-        before = [child.answer() for child in pair]
-        found = []
+    with ExitStack() as stack:
+        children = {name: stack.enter_context(running(case, log, STEADY)) for name, case in cases.items()}
+        before = {name: child.answer() for name, child in children.items()}
+        spent: dict[str, list[float]] = {name: [] for name in cases}
         for turn in range(turns):
-            spent = [0.0, 0.0]
-            for place in (0, 1) if turn % 2 == 0 else (1, 0):
-                pair[place].go_on()
-                now = pair[place].answer()
-                spent[place] = (now[1] - before[place][1]) / (now[0] - before[place][0])
-                before[place] = now
-            found.append(Turn(*spent))
-    return found
+            for name in list(cases)[:: -1 if turn % 2 else 1]:
+                children[name].go_on()
+                now = children[name].answer()
+                spent[name].append((now[1] - before[name][1]) / (now[0] - before[name][0]))
+                before[name] = now
+    return {name: Course(spent[name], last[2], last[3]) for name, last in before.items()}

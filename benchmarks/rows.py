@@ -68,10 +68,10 @@ def _write(table: Path, count: int) -> None:
 
 
 def _spent() -> Answer:
-    return {"s": process_time(), "MB": _peak_megabytes()}
+    return {"s": process_time(), "MB": peak_megabytes()}
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
     """The most memory that this process held."""
     status = Path("/proc/self/status")
     if status.exists():

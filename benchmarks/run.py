@@ -1,6 +1,6 @@
 """Every benchmark, one table.
 
-    python benchmarks/run.py              about ten minutes; writes benchmarks/results/DATE.json and docs/benchmarks.md
+    python benchmarks/run.py              about half an hour; writes benchmarks/results/DATE.json and docs/benchmarks.md
     python benchmarks/run.py --only loop  one of them, nothing is written
     python benchmarks/run.py --quick      at toy sizes, to see that everything runs
 
@@ -22,9 +22,11 @@ from time import perf_counter
 
 import draws
 import encoding
+import families
 import feeding
 import launch
 import loop
+import media
 import rows
 import saving
 import scan
@@ -36,7 +38,7 @@ from table import markdown, rows_of
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "nox -s bench"
-ON_DATA = {"scan": scan.measure, "rows": rows.measure, "encoding": encoding.measure}
+ON_DATA = {"scan": scan.measure, "rows": rows.measure, "encoding": encoding.measure, "media": media.measure}
 ON_TRAINING = {
     "loop": loop.measure,
     "launch": launch.measure,
@@ -45,6 +47,8 @@ ON_TRAINING = {
     "draws": draws.measure,
 }
 """Benchmarks that start from pictures, a denoiser and warm caches."""
+FAMILIES = "families"
+EVERY = (*ON_TRAINING, *ON_DATA, FAMILIES)
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +57,7 @@ def main(arguments: list[str]) -> int:
     figures: list[Figure] = []
     try:
         with _scratch(asked.keep) as scratch:
-            for figure in measured(scratch, asked.only or [*ON_TRAINING, *ON_DATA], asked.quick):
+            for figure in measured(scratch, asked):
                 print("\n".join(rows_of([figure])), flush=True)
                 figures.append(figure)
     except BenchmarkFailed as error:
@@ -66,15 +70,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measured(scratch: Path, names: Sequence[str], quick: bool) -> Iterator[Figure]:
-    """The figures of these benchmarks, each in a folder of its own."""
+def measured(scratch: Path, asked: argparse.Namespace) -> Iterator[Figure]:
+    """The figures of the benchmarks that are asked for, each in a folder of its own."""
     made: Prepared | None = None
-    for name in names:
+    quick: bool = asked.quick
+    for name in asked.only or EVERY:
         folder = scratch / name
         folder.mkdir()
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name in ON_DATA:
             yield from ON_DATA[name](folder, quick)
+        elif name == FAMILIES:
+            yield from families.measure(folder, quick, asked.diffusers)
         else:
             made = made or prepare(scratch, quick)
             yield from ON_TRAINING[name](folder, quick, made)
@@ -108,7 +115,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="toy sizes: figures mean nothing; needs --output or --only"
     )
-    parser.add_argument("--only", nargs="+", choices=[*ON_DATA, *ON_TRAINING], help="these benchmarks")
+    parser.add_argument("--only", nargs="+", choices=EVERY, help="these benchmarks")
+    parser.add_argument("--diffusers", type=Path, help="checkout of diffusers, whose training scripts are measured too")
     parser.add_argument("--output", type=Path, help="folder for the JSON file and the page, instead of the tree")
     parser.add_argument("--keep", type=Path, help="new folder for everything that is measured with, kept for a look")
     asked = parser.parse_args(arguments)

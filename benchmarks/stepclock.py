@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from child import say
+from rows import peak_megabytes
 
 MODULE = "torch.optim.optimizer"
 
@@ -27,14 +28,18 @@ def report_first_step() -> None:
 
 
 def report_turns(steps: int) -> None:
-    """Say (steps taken, CPU seconds) after every so many steps, then wait for a line of input; leave where it ends."""
-    taken = 0
+    """Say how far it is after every so many steps, then wait for a line of input; leave where it ends.
+
+    (steps taken, CPU seconds, CPU seconds at the end of the first step, peak memory in MB)
+    """
+    taken, first = 0, 0.0
 
     def count(optimizer: Any, arguments: Any, keywords: Any) -> None:
-        nonlocal taken
+        nonlocal taken, first
         taken += 1
+        first = first or process_time()
         if taken % steps == 0:
-            say((taken, process_time()))
+            say((taken, process_time(), first, peak_megabytes()))
             if not sys.stdin.readline():
                 os._exit(0)
 

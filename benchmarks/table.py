@@ -41,7 +41,7 @@ def _row(figure: Figure) -> str:
         figure.what,
         figure.floor,
         figure.ours,
-        shown(figure.value, figure.unit),
+        "not measured" if figure.value is None else shown(figure.value, figure.unit),
         _bar(figure.bar, figure.unit),
         holds,
     )
