@@ -77,6 +77,32 @@ def template(session: nox.Session, kind: str) -> None:
 
 
 @nox.session
+@nox.parametrize("name", list(PLUGINS), ids=list(PLUGINS))
+def alone(session: nox.Session, name: str) -> None:
+    """One plugin as a stranger installs it: its wheel beside core's is found, passes its tests, takes part in a run.
+
+    What only its tests need is installed too, and for the run of its README the family that it trains.
+    """
+    folder, scratch = PLUGINS[name], Path(session.create_tmp()).resolve()
+    session.install(*CONSTRAINTS, *BUILD_TOOLS, *TEST_TOOLS)
+    plugins, for_tests = _with_needed_by_tests([folder])
+    _install_wheels(session, _build(session, [CORE, *plugins], scratch / "wheels"), *for_tests)
+    session.run("python", "-m", "pip", "check")
+    # Nothing is importable from here but what is installed.
+    elsewhere = scratch / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    session.chdir(elsewhere)
+    for entry in _entries(folder):
+        session.run("st", "plugins", "check", entry)
+    where = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), str(folder / "tests"))
+    session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *where, *session.posargs, env=_quiet())
+    families = [plugin for plugin in _with_needed(_named_by_run_file(folder)) if plugin not in plugins]
+    if families:
+        _install_wheels(session, _build(session, families, scratch / "families"))
+    session.run("python", str(ROOT / "tests" / "take_part.py"), str(folder / "README.md"), env=_quiet())
+
+
+@nox.session
 def minimums(session: nox.Session) -> None:
     """Core and plugins at the lowest versions that their metadata allows.
 
@@ -87,7 +113,7 @@ def minimums(session: nox.Session) -> None:
     if "torch" not in session.posargs:
         lowest["torch"] = _tested("torch")
     pins = [f"{name}=={version}" for name, version in lowest.items()]
-    for_tests = [need for folder in folders for need in _extra(folder, "testing")]
+    _, for_tests = _with_needed_by_tests(list(PLUGINS.values()))
     session.install(*TEST_TOOLS, *BUILD_TOOLS, *for_tests, *pins)
     session.install("--no-build-isolation", "--no-deps", *_editable(folders))
     session.run("python", "-m", "pytest", "core/tests", "plugins", "-n", "2", "--dist", "loadfile", env=_quiet())
@@ -112,7 +138,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Generated pages are current, every link leads somewhere, every command and run file of the pages works."""
-    _install(session, (*TEST_TOOLS, *PICTURES), list(PLUGINS.values()))
+    _install(session, (*TEST_TOOLS, *PICTURES, *BUILD_TOOLS), list(PLUGINS.values()))
     session.run("python", "-m", "pytest", "tests/test_docs.py", "-m", "", *session.posargs, env=_quiet())
 
 
@@ -128,6 +154,21 @@ def crash(session: nox.Session) -> None:
     """Kill a run at random moments and resume it: final weights equal those of an uninterrupted run."""
     _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"]]))
     session.run("python", "tests/crash.py", *(session.posargs or ["--kills", "100"]), env=_quiet())
+
+
+@nox.session
+def s3(session: nox.Session) -> None:
+    """Train the demo from S3 over a network that spoils requests: final weights equal those of a run from a disk."""
+    _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"], PLUGINS["s3"]]))
+    session.run("python", "tests/s3_demo.py", *session.posargs, env=_quiet())
+
+
+@nox.session
+def matrix(session: nox.Session) -> None:
+    """Every combination of family, adapter, technique and quantizer on tiny checkpoints; writes its page."""
+    _install(session, TEST_TOOLS, list(PLUGINS.values()))
+    arguments = session.posargs or ["--write", "docs/combinations.md"]
+    session.run("python", "tests/combinations.py", *arguments, env=_quiet())
 
 
 @nox.session
@@ -163,7 +204,9 @@ def wheels(session: nox.Session) -> None:
 def _install(session: nox.Session, packages: tuple[str, ...], plugins: list[Path]) -> None:
     """Core and plugins as editable installs, built by the pinned tools, with everything they depend on."""
     session.install(*CONSTRAINTS, *BUILD_TOOLS, *packages)
-    for_tests = [need for folder in plugins for need in _extra(folder, "testing")] if "pytest" in packages else []
+    for_tests: list[str] = []
+    if "pytest" in packages:
+        plugins, for_tests = _with_needed_by_tests(plugins)
     session.install(*CONSTRAINTS, "--no-build-isolation", *for_tests, *_editable([CORE, *plugins]))
     _uninstall_strangers(session, {_distribution(folder) for folder in (CORE, *plugins)})
 
@@ -193,9 +236,9 @@ def _build(session: nox.Session, folders: list[Path], destination: Path) -> list
     return sorted(str(wheel) for wheel in destination.glob("*.whl"))
 
 
-def _install_wheels(session: nox.Session, wheels: list[str]) -> None:
-    """These wheels and what they need."""
-    session.install(*CONSTRAINTS, *wheels)
+def _install_wheels(session: nox.Session, wheels: list[str], *packages: str) -> None:
+    """These wheels and what they need, and further packages."""
+    session.install(*CONSTRAINTS, *wheels, *packages)
     # An environment used again may hold the same version of an earlier state of the tree.
     session.install("--force-reinstall", "--no-deps", *wheels)
 
@@ -207,6 +250,21 @@ def _project(folder: Path) -> dict[str, object]:
 
 def _distribution(folder: Path) -> str:
     return str(_project(folder)["name"])
+
+
+def _entries(folder: Path) -> list[str]:
+    """The names by which a package's plugins are found, each with its kind."""
+    groups = _project(folder)["entry-points"]
+    assert isinstance(groups, dict)
+    return [f"{group.removeprefix('st.v1.')}:{name}" for group, names in groups.items() for name in names]
+
+
+def _named_by_run_file(folder: Path) -> list[Path]:
+    """The plugins of this tree that the first run file of a package's README lists."""
+    found = re.search(r"^plugins = (\[.*\])", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = set(json.loads(found[1]) if found else ())
+    owners = {entry.partition(":")[2]: folder for folder in PLUGINS.values() for entry in _entries(folder)}
+    return [owners[name] for name in sorted(named & owners.keys())]
 
 
 def _requirements(folder: Path) -> list[str]:
@@ -234,6 +292,14 @@ def _with_needed(folders: list[Path]) -> list[Path]:
             names = [re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0] for requirement in _requirements(folder)]
             waiting += [by_name[name] for name in names if name in by_name]
     return found
+
+
+def _with_needed_by_tests(folders: list[Path]) -> tuple[list[Path], list[str]]:
+    """These plugins with those of this tree that their tests need, and what else their tests need."""
+    own = {_distribution(folder): folder for folder in PLUGINS.values()}
+    wanted = [need for folder in folders for need in _extra(folder, "testing")]
+    plugins = list(dict.fromkeys([*folders, *(own[need] for need in wanted if need in own)]))
+    return _with_needed(plugins), [need for need in wanted if need not in own]
 
 
 def _lowest(folders: list[Path]) -> dict[str, str]:

@@ -13,9 +13,12 @@ import math
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from st.catalogue import Catalogue
+from st.loading import is_local, load, load_local
 from st.report.events import read_events
+from st.testing.media import tone, write_sound
 from st.testing.runs import TINY, call_cli, write_photos
 
 STORED = Path(__file__).with_name("identical.json")
@@ -31,7 +34,7 @@ batch = 2
 precision = "fp32"
 device = "cpu"
 [model]
-checkpoint = {checkpoint}
+{model}
 [adapter]
 kind = {kind}
 [optimizer]
@@ -39,29 +42,39 @@ lr = 1e-3
 [report]
 every = 1
 [[dataset]]
-url = {photos}
-resolution = 64
-align = 16
+url = {data}
+{sizes}
 """
 
 
 def losses(family: str, kind: str, folder: Path) -> list[float]:
-    """The loss of each step of a family's tiny checkpoint, trained on made-up pictures."""
-    checkpoint, output = folder / "tiny", folder / kind
-    if not checkpoint.exists():
-        _run("tiny", family, checkpoint)
-    texts = {
-        "family": family,
-        "output": str(output),
-        "checkpoint": str(checkpoint),
-        "kind": kind,
-        "photos": str(write_photos(folder / "photos")),
-    }
+    """Losses of the steps of a tiny checkpoint, trained on made-up pictures, or on sounds where it reads those."""
+    made, output = _tiny(family, folder / "tiny"), folder / kind
+    changed = made.options.model_dump(mode="json", exclude_defaults=True)
+    options = {"checkpoint": str(folder / "tiny")} | {name: changed[name] for name in ("flavour",) if name in changed}
+    if made.codec().reads == "audio":
+        data, sizes = _write_sounds(folder / "data"), 'media = "audio"'
+    else:
+        data, sizes = write_photos(folder / "photos"), "resolution = 64\nalign = 16"
+    texts = {name: json.dumps(str(text)) for name, text in (("family", family), ("output", output), ("data", data))}
+    model = "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
     file = folder / f"{kind}.toml"
-    file.write_text(RUN_FILE.format(steps=STEPS, **{name: json.dumps(text) for name, text in texts.items()}))
+    file.write_text(RUN_FILE.format(steps=STEPS, kind=json.dumps(kind), model=model, sizes=sizes, **texts))
     _run("train", file)
     metrics = (event.get("metrics") or {} for event in read_events(output / "events.jsonl"))
     return [entry["loss"] for entry in metrics if "loss" in entry]
+
+
+def _tiny(family: str, folder: Path) -> Any:
+    cls: Any = load_local(family)[1] if is_local(family) else load(Catalogue.scan().find(family, "models"))
+    return cls.tiny(folder)
+
+
+def _write_sounds(folder: Path) -> Path:
+    for number in range(4):
+        write_sound(folder / f"{number}.wav", tone(3, 48000), 48000)
+        (folder / f"{number}.txt").write_text(f"tone {number}", encoding="utf-8")
+    return folder
 
 
 def _run(*arguments: object) -> None:

@@ -8,6 +8,9 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
+
+from st.registrar import StrategyKind
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core" / "src" / "st"
@@ -92,11 +95,13 @@ def test_plugins_import_only_what_they_depend_on() -> None:
     stray = []
     for plugin in PLUGINS:
         project = tomllib.loads((plugin / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        allowed = {re.split(r"[\s\[<>=!~;]", name, maxsplit=1)[0].replace("-", "_") for name in project["dependencies"]}
-        allowed.add(project["name"].replace("-", "_"))
-        for file in python_files(plugin / "src", plugin / "tests"):
+        needed = {"src": project["dependencies"], "tests": project.get("optional-dependencies", {}).get("testing", [])}
+        allowed = {project["name"].replace("-", "_")}
+        for folder, names in needed.items():
+            allowed |= {re.split(r"[\s\[<>=!~;]", name, maxsplit=1)[0].replace("-", "_") for name in names}
             stray += [
                 f"{file.relative_to(ROOT)}:{line} {name}"
+                for file in python_files(plugin / folder)
                 for line, name in imported(tree_of(file))
                 if name.startswith("st_") and name.partition(".")[0] not in allowed
             ]
@@ -116,6 +121,8 @@ def test_core_contains_no_plugins_name() -> None:
     # Of a plugin named after a library that the core stands on, only the package's name is the plugin's alone.
     core = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names -= {re.split(r"[\s\[<>=!~;]", name, maxsplit=1)[0] for name in core["dependencies"]}
+    # A package of many strategies of one kind has the kind's own name.
+    names -= {f"{kind}s" for kind in get_args(StrategyKind)}
     pattern = re.compile(rf"\b{programs}({'|'.join(map(re.escape, sorted(names)))})\b", re.IGNORECASE)
 
     found = [

@@ -15,19 +15,20 @@ import st
 PUBLIC_NAMES = """
 API Adapter AdapterFormat Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims DataBackend Encoder
 FolderBackend Geometry GeometryRule Input LatentCodec Layer Losses Media Mix ModelFamily Noised Options Outcome Picture
-PipelineFamily Problem Proceed Quantizer Registrar Run RunInfo Sample SampleUnreadable StError Step StepStats
+PipelineFamily Problem Proceed Quantizer References Registrar Run RunInfo Sample SampleUnreadable StError Step StepStats
 StepWrapper TokenStream Tracker UpdateStats comfyui_format diffusers_format hookimpl kohya_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests TinyFamily TinyRun TinyRunner
-TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
+TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {
     "st_register": "register",
     "st_check": "config",
     "st_sample_transform": "dataset",
+    "st_encoders": "config family",
     "st_denoiser_loaded": "run",
     "st_block_middleware": "run",
     "st_parameters": "run",
@@ -49,12 +50,15 @@ COMMANDS = {
     "cache verify": "FILE --plugins --set",
     "cache prune": "FILE --dry-run --plugins --set --unused",
     "cache explain": "FILE SAMPLE --plugins --set",
-    "sample": "RUN --checkpoint --guidance --negative --out --prompt --seed --size --steps",
+    "sample": (
+        "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps"
+    ),
     "adapter inspect": "FILE",
     "adapter convert": "FILE OUT --plugins --set --to",
     "adapter merge": "FILES OUT --weights",
     "adapter resize": "FILE OUT --rank",
     "adapter diff": "FIRST SECOND",
+    "adapter extract": "BASE TRAINED --dtype --energy --format --output --plugins --rank --set --target",
     "tiny": "FAMILY DIRECTORY",
     "new": "KIND NAME DIRECTORY",
     "reference options": "NAMES",

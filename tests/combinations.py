@@ -1,0 +1,364 @@
+"""What combines with what: families, adapters, techniques and quantizers, each tried on a tiny checkpoint.
+
+    python tests/combinations.py [--only WORD ...] [--write docs/combinations.md]
+
+A combination works where three steps train; a run that was stopped after two and resumed writes the same checkpoint and
+the same files, byte for byte; the saved run opens again; and, for LoRA and full without a quantizer, the file that was
+written makes a fresh denoiser answer as the trained one does. Where a run is refused with a message, the message is the
+table's. Anything else is a failure, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from st.catalogue import Catalogue
+from st.errors import StError
+from st.reference import describe
+from st.report.events import read_events
+from st.testing.runs import call_cli, write_photos
+
+ROWS = Path(__file__).with_suffix(".toml")
+FAMILIES = ("pocket", "flux", "sdxl", "wan")
+AXES = ("adapter", "technique", "quantizer")
+BUILT_IN = {"lora", "full"}
+TOLERANCE = 1e-4
+"""Of the largest answer: PiSSA and OLoRA give up a part of the base and take it back, in float32."""
+
+RUN_FILE = """
+plugins = {plugins}
+output = "{output}"
+steps = {steps}
+batch = 2
+precision = "fp32"
+device = "cpu"
+[model]
+checkpoint = "{checkpoint}"
+[optimizer]
+lr = 1e-2
+[report]
+every = 1
+[metadata]
+keep = "anonymous"
+[cache]
+url = "{cache}"
+[[dataset]]
+name = "photos"
+url = "{photos}"
+resolution = 64
+align = 16
+{dataset}
+{text}
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice on one axis. kind: the strategy that it stands for, '' for a technique."""
+
+    name: str
+    kind: str = ""
+    plugins: tuple[str, ...] = ()
+    text: str = ""
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination. A row that is None is left out of the run."""
+
+    family: str
+    adapter: Row
+    technique: Row | None = None
+    quantizer: Row | None = None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(row for row in (self.adapter, self.technique, self.quantizer) if row is not None)
+
+    @property
+    def name(self) -> str:
+        return " + ".join((self.family, *(row.name for row in self.rows)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a combination fared, and why, in one line."""
+
+    status: Literal["works", "refused", "fails"]
+    reason: str = ""
+
+
+@dataclass
+class Axes:
+    """Every row that can be tried here: those of the file whose plugins are installed, and what plugins bring besides.
+
+    absent: plugins that cannot be loaded, and why.
+    """
+
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {axis: [] for axis in AXES})
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def discover(cls) -> Axes:
+        catalogue, axes = Catalogue.scan(), cls()
+        installed = catalogue.names("hooks")
+        brought = list(_brought(installed, catalogue, axes.absent))
+        listed = tomllib.loads(ROWS.read_text(encoding="utf-8"))
+        for axis in AXES:
+            rows = [Row(**{**row, "plugins": tuple(row.get("plugins", ()))}) for row in listed.get(axis, ())]
+            usable = {*installed} - axes.absent.keys()
+            axes.rows[axis] = [row for row in rows if usable.issuperset(row.plugins)]
+            shown = {row.kind for row in rows}
+            for kind, name, plugin in brought:
+                if kind == axis and name not in shown:
+                    # Layers of tiny checkpoints are smaller than any that is worth quantizing.
+                    more = "\nsmallest = 64" if axis == "quantizer" else ""
+                    axes.rows[axis].append(Row(name, name, (plugin,), f'[{axis}]\nkind = "{name}"{more}'))
+        return axes
+
+    def cells(self, families: Iterable[str]) -> Iterator[Cell]:
+        """Every adapter alone; techniques and quantizers with LoRA and full, quantizers with LoftQ; pairs with LoRA."""
+        adapters, techniques, quantizers = (self.rows[axis] for axis in AXES)
+        plain = [row for row in adapters if row.name in ("LoRA", "full")]
+        made_for = [row for row in adapters if row.name == "LoRA, LoftQ"]
+        for family in families:
+            yield from (Cell(family, adapter) for adapter in adapters)
+            yield from (Cell(family, adapter, technique=row) for adapter in plain for row in techniques)
+            yield from (Cell(family, adapter, quantizer=row) for adapter in (*plain, *made_for) for row in quantizers)
+            yield from (Cell(family, plain[0], one, other) for one in techniques for other in quantizers)
+
+
+def _brought(names: Iterable[str], catalogue: Catalogue, absent: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(kind, name, plugin) of the adapters and quantizers that hooks register."""
+    for name in names:
+        try:
+            described = describe([name], catalogue)
+        except StError as error:
+            absent[name] = error.what
+            continue
+        owner = described.plugins[0][0].label
+        for strategy in described.registrar.strategies():
+            if strategy.owner == owner and strategy.kind in AXES:
+                yield strategy.kind, strategy.name, name
+
+
+@dataclass
+class Bench:
+    """A folder with a tiny checkpoint of each family, pictures and a cache for all."""
+
+    folder: Path
+    count: int = 0
+
+    def verdict(self, cell: Cell) -> Verdict:
+        """Train, resume, save and reload one combination."""
+        self.count += 1
+        here = self.folder / f"cell-{self.count}"
+        here.mkdir()
+        whole = self._train(cell, here / "whole", 3)
+        if whole.code:
+            return self._why(whole.err, here / "whole")
+        half = self._train(cell, here / "half", 2)
+        resumed = self._train(cell, here / "half", 3, resume=True)
+        if half.code or resumed.code:
+            return Verdict("fails", f"resumed: {_sentence(half.err + resumed.err)}")
+        if changed := _differing(here / "whole", here / "half"):
+            return Verdict("fails", f"a resumed run ends with another {changed[0]}")
+        try:
+            with redirect_stderr(io.StringIO()):
+                apart = self._apart(cell, here / "whole")
+        except StError as error:
+            return Verdict("fails", f"reloaded: {_sentence(str(error))}")
+        if apart > TOLERANCE:
+            return Verdict("fails", f"the file that was written gives answers that are {apart:.1e} off")
+        return Verdict("works")
+
+    def _train(self, cell: Cell, output: Path, steps: int, *, resume: bool = False) -> Any:
+        photos = write_photos(self.folder / "photos")
+        plugins = dict.fromkeys([cell.family, *(name for row in cell.rows for name in row.plugins)])
+        file = output.with_suffix(".toml")
+        text = RUN_FILE.format(
+            plugins=json.dumps(list(plugins)),
+            output=output,
+            steps=steps,
+            checkpoint=self._checkpoint(cell.family),
+            cache=self.folder / "cache" / cell.family,
+            photos=photos,
+            dataset="\n".join(row.dataset for row in cell.rows),
+            text="\n".join(row.text.replace("{photos}", str(photos)) for row in cell.rows).replace(
+                "{dino}", str(self._vision_encoder())
+            ),
+        )
+        file.write_text(text, encoding="utf-8")
+        return call_cli("train", file, *(["--resume"] if resume else []))
+
+    def _checkpoint(self, family: str) -> Path:
+        folder = self.folder / family
+        if not folder.exists():
+            written = call_cli("tiny", family, folder)
+            assert written.code == 0, written.err
+        return folder
+
+    def _vision_encoder(self) -> Path:
+        """A DINOv2 of random weights."""
+        from transformers import Dinov2Config, Dinov2Model
+
+        folder = self.folder / "dino"
+        if not folder.exists():
+            config = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2}
+            Dinov2Model(Dinov2Config(**config, image_size=28, patch_size=14)).save_pretrained(folder)
+        return folder
+
+    def _why(self, error: str, output: Path) -> Verdict:
+        """A message before the first step is a refusal; anything else should not have happened."""
+        events = output / "events.jsonl"
+        steps = (
+            [event for event in read_events(events) if "loss" in (event.get("metrics") or {})]
+            if events.exists()
+            else []
+        )
+        refused = not steps and "Traceback" not in error
+        return Verdict("refused" if refused else "fails", _sentence(error))
+
+    def _apart(self, cell: Cell, output: Path) -> float:
+        """How far answers of a fresh denoiser with the written file are from those of the run that wrote it."""
+        import torch
+
+        from st.data.geometry import Geometry
+        from st.reopening import open_run
+        from st.testing import example_batch, example_noised
+
+        run, _ = open_run(output)
+        if cell.quantizer is not None or cell.adapter.kind not in ("", *BUILT_IN):
+            return 0.0
+        family: Any = run.family
+        batch = example_batch(family, Geometry(64, 64))
+        noised = example_noised(family, batch)
+        fresh = _reloaded(family, output)
+        with torch.no_grad():
+            expected, found = (family.predict(one, noised, batch) for one in (run.denoiser, fresh))
+        return float((found - expected).abs().max() / expected.abs().max())
+
+
+def _reloaded(family: Any, output: Path) -> Any:
+    """A denoiser from the files that a run wrote for others."""
+    import torch
+
+    from st.model.lora import LoraAdapter, LoraOptions
+
+    cpu = torch.device("cpu")
+    if (output / "model").is_dir():
+        options = family.options.model_copy(update={"checkpoint": str(output / "model")})
+        return type(family)(options).load_denoiser(cpu, torch.float32)
+    fresh = family.load_denoiser(cpu, torch.float32)
+    adapter = LoraAdapter(LoraOptions(start=str(output / "adapter.safetensors")))
+    adapter.attach(fresh, family.adapter_targets(), family.adapter_formats())
+    return fresh.eval()
+
+
+def _differing(one: Path, other: Path) -> list[str]:
+    """Names of files of the last checkpoint and of what was exported that are not the same, byte for byte."""
+    digests = [dict(_digests(folder)) for folder in (one, other)]
+    names = sorted(digests[0].keys() | digests[1].keys())
+    return [name for name in names if digests[0].get(name) != digests[1].get(name)] or ([] if names else ["nothing"])
+
+
+def _digests(output: Path) -> Iterator[tuple[str, str]]:
+    newest = max((output / "checkpoints").glob("step-*"))
+    kept = [*newest.rglob("*.safetensors"), *output.glob("*.safetensors"), *(output / "model").rglob("*")]
+    for file in kept:
+        if file.is_file():
+            yield str(file.relative_to(output)), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _sentence(error: str) -> str:
+    """The first message of a command that failed, in one line and without folders of this machine."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    first = next((place for place, line in enumerate(lines) if line.startswith("Error: ")), len(lines) - 1)
+    text = " ".join(line.strip() for line in lines[first : first + 2]).removeprefix("Error: ")
+    return text.replace(tempfile.gettempdir(), "")[:240]
+
+
+def page(verdicts: dict[Cell, Verdict], absent: dict[str, str]) -> str:
+    """The tables in Markdown, with the reasons as numbered notes."""
+    notes: dict[str, int] = {}
+
+    def mark(verdict: Verdict | None) -> str:
+        if verdict is None:
+            return ""
+        if verdict.status == "works":
+            return "works"
+        number = notes.setdefault(verdict.reason, len(notes) + 1)
+        return f"{'refused' if verdict.status == 'refused' else '**fails**'} [{number}]"
+
+    families = list(dict.fromkeys(cell.family for cell in verdicts))
+    tables = []
+    for title, axes in _TABLES.items():
+        rows: dict[str, dict[str, str]] = {}
+        for cell, verdict in verdicts.items():
+            if tuple(axis for axis in AXES[1:] if getattr(cell, axis) is not None) == axes:
+                name = " + ".join(row.name for row in (cell.rows[1:] if axes else cell.rows))
+                name += f" ({cell.adapter.name})" if axes else ""
+                rows.setdefault(name, {})[cell.family] = mark(verdict)
+        if rows:
+            head = [f"## {title}", "", f"| | {' | '.join(families)} |", "|---" * (len(families) + 1) + "|"]
+            body = [
+                f"| {name} | {' | '.join(found.get(one, '') for one in families)} |" for name, found in rows.items()
+            ]
+            tables += [*head, *body, ""]
+    reasons = [f"{number}. {reason}" for reason, number in notes.items()]
+    reasons += [f"- not tried: `{name}` cannot be loaded where this was written: {why}" for name, why in absent.items()]
+    return "\n".join([_HEAD, *tables, *(["## Why", ""] if reasons else []), *reasons]).rstrip() + "\n"
+
+
+_TABLES: dict[str, tuple[str, ...]] = {
+    "Adapters": (),
+    "Techniques": ("technique",),
+    "Quantizers": ("quantizer",),
+    "Techniques and quantizers": ("technique", "quantizer"),
+}
+_HEAD = """# What combines with what
+
+`python tests/combinations.py --write docs/combinations.md` writes this page. Each combination trains three steps of a
+tiny checkpoint. It *works* where a run that was stopped and resumed ends with the same files, byte for byte, and the
+saved run opens again. With LoRA and full on weights that are not quantized, the written file also makes a fresh model
+answer as the trained one does. *Refused* is a message before the first step.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0 where no combination failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], help="combinations whose name holds all of these words")
+    parser.add_argument("--alone", action="store_true", help="adapters by themselves, nothing else")
+    parser.add_argument("--write", type=Path, help="the page to write")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    given = parser.parse_args(arguments)
+    axes = Axes.discover()
+    verdicts: dict[Cell, Verdict] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        for cell in axes.cells(given.families):
+            if all(word in cell.name for word in given.only) and not (given.alone and len(cell.rows) > 1):
+                verdicts[cell] = bench.verdict(cell)
+                print(f"{cell.name}: {verdicts[cell].status} {verdicts[cell].reason}".rstrip(), flush=True)
+    if given.write:
+        given.write.write_text(page(verdicts, axes.absent), encoding="utf-8")
+    failed = sum(verdict.status == "fails" for verdict in verdicts.values())
+    print(f"{len(verdicts)} combinations, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
