@@ -8,6 +8,8 @@ import combinations
 import pytest
 from combinations import Axes, Bench, Cell, Row, Verdict, page
 
+from st.testing.runs import call_cli, write_photos
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
 
 
@@ -80,3 +82,20 @@ def test_the_page_numbers_each_reason_once(tmp_path: Path) -> None:
     assert "| full | refused [1] |  |" in lines
     assert "| TREAD (full) |  | **fails** [2] |" in lines
     assert lines[-3:] == ["1. no", "2. worse", "- not tried: `gone` cannot be loaded where this was written: broken"]
+
+
+def test_plugins_may_be_named_on_the_command_line_alone(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    checkpoint, photos = tmp_path / "tiny", write_photos(tmp_path / "photos")
+    file.write_text(
+        f'output = "{tmp_path}/out"\nsteps = 2\nprecision = "fp32"\ndevice = "cpu"\n'
+        f'[model]\ncheckpoint = "{checkpoint}"\nmax_tokens = 48\n'
+        f'[[dataset]]\nurl = "{photos}"\nresolution = 64\nalign = 16\n'
+        "[tread]\ndrop = 0.5\nfirst = 0\nlast = -2\n"
+    )
+    assert call_cli("tiny", "flux", checkpoint).code == 0
+
+    done = call_cli("train", file, "--plugins", "flux,tread")
+
+    assert done.code == 0, done.err
+    assert "of the tokens skip blocks" in done.out + done.err

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from st.data.sample import Media
@@ -126,11 +127,8 @@ class Renderer:
 
     def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
         """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
-        if self.run.family.codec().reads == "audio":
-            return self.run.family.geometry.nearest(Media("audio", frames=0, seconds=shot.seconds), 0)
-        height, width = shot.size
-        media = Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
-        return self.run.family.geometry.nearest(media, height * width)
+        media = _MADE[self.run.family.codec().reads](shot, frames)
+        return self.run.family.geometry.nearest(media, media.height * media.width)
 
     def render(
         self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
@@ -247,15 +245,41 @@ class Renderer:
 
 def nothing(codec: LatentCodec, geometry: Geometry) -> Input:
     """A grey picture or clip, or silence, of this size, for a codec."""
+    return _NOTHING[codec.reads](codec, geometry)
+
+
+def _grey(codec: LatentCodec, geometry: Geometry) -> Input:
     import torch
 
     from st.data.encoder import Input
 
-    if codec.reads == "audio":
-        silence = torch.zeros(codec.channels, round(geometry.seconds * codec.sample_rate))
-        return Input(key="", geometry=geometry, audio=silence)
     frames = () if geometry.frames == 1 else (geometry.frames,)
     return Input(key="", geometry=geometry, pixels=torch.full((3, *frames, geometry.height, geometry.width), 0.5))
+
+
+def _silence(codec: LatentCodec, geometry: Geometry) -> Input:
+    import torch
+
+    from st.data.encoder import Input
+
+    silence = torch.zeros(codec.channels, round(geometry.seconds * codec.sample_rate))
+    return Input(key="", geometry=geometry, audio=silence)
+
+
+def _seen(shot: Shot, frames: int) -> Media:
+    height, width = shot.size
+    return Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
+
+
+def _heard(shot: Shot, frames: int) -> Media:
+    return Media("audio", frames=0, seconds=shot.seconds)
+
+
+_MADE: Mapping[str, Callable[[Shot, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
+"""By what a codec reads: the media that a shot is."""
+_NOTHING: Mapping[str, Callable[[LatentCodec, Geometry], Input]] = MappingProxyType(
+    {"pixels": _grey, "audio": _silence}
+)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
