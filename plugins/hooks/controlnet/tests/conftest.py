@@ -18,7 +18,7 @@ from st_flux import Flux
 from st_sdxl import Sdxl
 
 RUN = """
-plugins = ["{family}", "controlnet"]
+plugins = [{plugins}]
 output = "{output}"
 steps = {steps}
 batch = 4
@@ -96,8 +96,9 @@ def train(
         known = {"steps": 3, "lr": 0.003, "model": "", "adapter": "", "shown": "shown", "more": ""} | given
         model = "max_tokens = 8\n" if family == "flux" else ""
         model += f'text_precision = "fp32"\n{known.pop("model")}'
+        names = [family, "controlnet", *(["tread"] if "[tread]" in known["more"] else [])]
         text = RUN.format(
-            family=family,
+            plugins=", ".join(f'"{one}"' for one in names),
             kind=kind,
             output=output,
             checkpoint=checkpoints[family],

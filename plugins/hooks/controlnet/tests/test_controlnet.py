@@ -197,6 +197,7 @@ def test_a_control_lora_is_what_upstream_s_control_pipeline_loads(
         ("sdxl", "controlnet", {"adapter": "layers = [1]"}, "adapter.layers has no effect here"),
         ("flux", "control_lora", {"adapter": 'format = "kohya"'}, "read by diffusers' pipelines only"),
         ("sdxl", "controlnet", {"adapter": 'start = "nowhere"'}, "is no control network of this model"),
+        ("flux", "controlnet", {"more": "[tread]\nfirst = 0\nlast = -2"}, "controlnet reads every token of block"),
     ],
 )
 def test_what_cannot_be_controlled_is_refused_with_its_reason(

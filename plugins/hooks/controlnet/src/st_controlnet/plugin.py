@@ -9,7 +9,7 @@ from st import hookimpl
 from st_controlnet.options import ControlLoraOptions, ControlNetOptions
 
 if TYPE_CHECKING:
-    from st import Adapter, Registrar
+    from st import Adapter, BlockMiddleware, Registrar, Run
 
 
 class Controls:
@@ -25,6 +25,14 @@ class Controls:
         """Add the adapter kinds."""
         register.adapter("controlnet", build_controlnet, ControlNetOptions)
         register.adapter("control_lora", build_control_lora, ControlLoraOptions)
+
+    @hookimpl
+    def st_block_middleware(self, run: Run) -> BlockMiddleware | None:
+        """Keep every token where a control network adds to them."""
+        from st_controlnet.network import ControlNetAdapter
+        from st_controlnet.whole import WholeTokens
+
+        return WholeTokens() if isinstance(run.adapter, ControlNetAdapter) else None
 
 
 def build_controlnet(options: Any) -> Adapter:
