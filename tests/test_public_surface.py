@@ -26,7 +26,7 @@ TinyRunner TrackerTests example_batch example_noised not_applicable
 
 HOOKS = {
     "st_register": "register",
-    "st_check": "config",
+    "st_check": "config family",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
     "st_denoiser_loaded": "run",

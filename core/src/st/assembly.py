@@ -311,7 +311,7 @@ def _checked(config: RunConfig, plugins: Plugins) -> list[Problem]:
         adapter = config.adapter.build(config.adapter.options)
         found += problems_of_references(config, references_read(plugins.family, adapter))
     found += splitting_problems(config, plugins.registrar)
-    for answer in plugins.pm.hook.st_check(config=config):
+    for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):
         found += answer
     return found
 

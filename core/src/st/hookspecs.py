@@ -43,11 +43,12 @@ def st_register(register: Registrar) -> None:
 
 
 @hookspec
-def st_check(config: RunConfig) -> Iterable[Problem] | None:
+def st_check(config: RunConfig, family: ModelFamily[Any]) -> Iterable[Problem] | None:
     """Refuse settings that cannot work together.
 
     Called once, when the run file is valid; nothing is loaded and torch is not imported. Problems of all plugins are
-    shown together. ``config.plugin(name)`` gives another active plugin's options, or None.
+    shown together. ``config.plugin(name)`` gives another active plugin's options, or None. What is asked of the family
+    is known without its weights: ``options``, ``drops_tokens``.
     """
 
 

@@ -50,6 +50,8 @@ class ModelFamily(ABC, Generic[OptionsT]):
     """
     full_precision: ClassVar[Sequence[str]] = ()
     """Modules that a quantizer leaves as they are, by the end of their names."""
+    drops_tokens: ClassVar[bool] = True
+    """Whether techniques may run blocks on a part of the tokens, as far as that is known without weights."""
 
     def __init__(self, options: OptionsT) -> None:
         self.options = options

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from st import Claims, Layer, hookimpl
+from st import Claims, Layer, Problem, hookimpl
 from st.errors import ProblemsFound
 from st_tread.options import Span, TreadOptions, problems, spans
 from st_tread.selection import Selector
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
-    from st import Batch, BlockCall, BlockResult, Noised, Proceed, Run, Step, StepWrapper
+    from st import Batch, BlockCall, BlockResult, ModelFamily, Noised, Proceed, Run, Step, StepWrapper
 
 
 class TokenRoute:
@@ -62,6 +64,13 @@ class Tread:
     def __init__(self, options: TreadOptions) -> None:
         self.options = options
         self._select: Selector | None = None
+
+    @hookimpl
+    def st_check(self, family: ModelFamily[Any]) -> Iterable[Problem]:
+        """A family whose blocks need every token, which is known before anything is loaded."""
+        if not family.drops_tokens:
+            what = f"tread drops tokens, and the blocks of {type(family).__name__} need every one."
+            yield Problem("plugins", what, fix="Leave tread out, or choose another model.")
 
     @hookimpl
     def st_block_middleware(self, run: Run) -> list[TokenRoute]:

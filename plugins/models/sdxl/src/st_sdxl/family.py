@@ -42,6 +42,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
     pipeline = "StableDiffusionXLPipeline"
     denoiser = "unet"
     encodes = ("prompt_embeds", None, "pooled_prompt_embeds", None)
+    drops_tokens = False
     full_precision = ("conv_in", "conv_out", "linear_1", "linear_2")
 
     def __init__(self, options: SdxlOptions) -> None:
