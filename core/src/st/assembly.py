@@ -18,6 +18,7 @@ from st.config import (
     section_options,
 )
 from st.errors import Problem, ProblemsFound, StError
+from st.model.quantizer import adapter_problems
 from st.model.references import problems as problems_of_references
 from st.model.references import references_read
 from st.options import Options
@@ -306,7 +307,7 @@ def _meaning(setting: str) -> str:
 
 def _checked(config: RunConfig, plugins: Plugins) -> list[Problem]:
     """What settings that are right by themselves have against each other, and what plugins have against them."""
-    found = [*_contradictions(config, plugins), *_unusable_prompts(config)]
+    found = [*_contradictions(config, plugins), *_unusable_prompts(config), *adapter_problems(config)]
     if not found:
         adapter = config.adapter.build(config.adapter.options)
         found += problems_of_references(config, references_read(plugins.family, adapter))

@@ -10,7 +10,6 @@ import torch
 
 from st.errors import ProblemsFound, StError
 from st.model.quantized import check_kept, quantize
-from st.model.quantizer import adapter_problems
 from st.train.average import Average
 from st.train.groups import split
 from st.train.optimizer import HasEvaluationMode, Measured
@@ -86,16 +85,13 @@ def load_denoiser(
             f"precision = 'fp32' cannot compute with weights that [adapter] keeps in {kept}",
             fix="set precision to 'bf16', or adapter.dtype to 'fp32'",
         )
-    if config.quantizer is None:
-        plain = family.load_denoiser(device, dtype).requires_grad_(False)
-        adapter.begin(family, plain)
-        return plain
-    if problems := adapter_problems(config):
-        raise ProblemsFound(problems)
-    quantizer: Quantizer = config.quantizer.build(config.quantizer.options)
-    quantizer.check(device, dtype)
-    denoiser = family.load_denoiser(torch.device("cpu"), dtype).requires_grad_(False)
+    quantizer: Quantizer | None = config.quantizer.build(config.quantizer.options) if config.quantizer else None
+    if quantizer is not None:
+        quantizer.check(device, dtype)
+    denoiser = family.load_denoiser(torch.device("cpu") if quantizer else device, dtype).requires_grad_(False)
     adapter.begin(family, denoiser)
+    if quantizer is None:
+        return denoiser
     check_kept(denoiser, quantizer.options.keep)
     done = quantize(denoiser, quantizer, device, (*family.full_precision, *quantizer.options.keep))
     done.require()

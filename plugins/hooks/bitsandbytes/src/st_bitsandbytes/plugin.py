@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from st import Options, Problem, hookimpl
-from st.model.quantizer import adapter_problems
+from st import Options, hookimpl
 from st_bitsandbytes.quantizer import INT8, NF4, Int8, Nf4, Nf4Options, RowOptions
 
 if TYPE_CHECKING:
     from st import Registrar
-    from st.config import RunConfig
 
 
 class BitsAndBytesOptions(Options):
@@ -32,9 +29,3 @@ class BitsAndBytes:
         """nf4-bnb and int8-bnb."""
         register.quantizer(NF4, partial(Nf4, NF4), Nf4Options)
         register.quantizer(INT8, partial(Int8, INT8), RowOptions)
-
-    @hookimpl
-    def st_check(self, config: RunConfig) -> Iterable[Problem]:
-        """Adapters that train the weights which would be quantized."""
-        if config.quantizer is not None and config.quantizer.kind in (NF4, INT8):
-            yield from adapter_problems(config)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from st import Options, Problem, hookimpl
-from st.model.quantizer import adapter_problems
+from st import Options, hookimpl
 from st_quanto.quantizer import BYTES, GROUPS, GroupOptions, InBytes, InGroups, RowOptions
 
 if TYPE_CHECKING:
     from st import Registrar
-    from st.config import RunConfig
 
 
 class QuantoOptions(Options):
@@ -34,9 +31,3 @@ class Quanto:
             register.quantizer(kind, partial(InBytes, kind, dtype), RowOptions)
         for kind, bits in GROUPS.items():
             register.quantizer(kind, partial(InGroups, kind, bits), GroupOptions)
-
-    @hookimpl
-    def st_check(self, config: RunConfig) -> Iterable[Problem]:
-        """Adapters that train the weights which would be quantized."""
-        if config.quantizer is not None and config.quantizer.kind in {*BYTES, *GROUPS}:
-            yield from adapter_problems(config)

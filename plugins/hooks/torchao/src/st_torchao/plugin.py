@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from st import Options, Problem, hookimpl
-from st.model.quantizer import adapter_problems
-from st_torchao.quantizer import FP8, INT4, INT8, KINDS, GroupOptions, InGroups, InRows, RowOptions
+from st import Options, hookimpl
+from st_torchao.quantizer import FP8, INT4, INT8, GroupOptions, InGroups, InRows, RowOptions
 
 if TYPE_CHECKING:
     from st import Registrar
-    from st.config import RunConfig
 
 
 class TorchAoOptions(Options):
@@ -33,9 +30,3 @@ class TorchAo:
         for kind in (INT8, FP8):
             register.quantizer(kind, partial(InRows, kind), RowOptions)
         register.quantizer(INT4, partial(InGroups, INT4), GroupOptions)
-
-    @hookimpl
-    def st_check(self, config: RunConfig) -> Iterable[Problem]:
-        """Adapters that train the weights which would be quantized."""
-        if config.quantizer is not None and config.quantizer.kind in KINDS:
-            yield from adapter_problems(config)
