@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from st import StError
+from st.model.token_grid import token_grid
 
 if TYPE_CHECKING:
     from st_crepa.options import CrepaOptions
@@ -146,13 +147,11 @@ def evenly(total: int, count: int) -> list[int]:
 def grid_of(tokens: int, frames: int, height: int, width: int) -> tuple[int, int, int]:
     """(frames, rows, columns) of tokens that are square patches of latents.
 
-    Frames are merged as little as possible: patches are wider than they are long.
+    Raises StError where they lie on none.
     """
-    for edge in range(min(height, width), 0, -1):
-        rows, columns = height // edge, width // edge
-        kept, rest = divmod(tokens, rows * columns)
-        if height % edge == 0 and width % edge == 0 and not rest and 1 <= kept <= frames:
-            return kept, rows, columns
+    found = token_grid(tokens, frames, height, width)
+    if found is not None:
+        return found
     raise StError(
         "crepa cannot tell where the tokens of a block lie",
         why=f"{tokens} tokens are no grid of square patches over {frames} x {height} x {width} latents",

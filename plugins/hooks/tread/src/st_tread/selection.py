@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from st import StError
+from st.model.token_grid import token_grid
 
 if TYPE_CHECKING:
     import torch
@@ -53,18 +54,16 @@ def masked_tokens(batch: Batch, tokens: int) -> Tensor:
     assert batch.mask is not None, "asked for with a mask only"
     height, width = batch.latents.shape[-2:]
     frames = batch.latents.shape[2] if batch.latents.ndim == 5 else 1
-    rows, columns, repeats = _grid(tokens, frames, height, width)
+    repeats, rows, columns = _grid(tokens, frames, height, width)
     pooled = torch.nn.functional.adaptive_max_pool2d(batch.mask.float(), (rows, columns))
     return (pooled > 0.5).any(0).flatten().repeat(repeats)
 
 
 def _grid(tokens: int, frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """Rows, columns and frames of tokens. Frames are merged as little as possible: patches are wider than long."""
-    for edge in range(min(height, width), 0, -1):
-        rows, columns = height // edge, width // edge
-        repeats, rest = divmod(tokens, rows * columns)
-        if height % edge == 0 and width % edge == 0 and not rest and 1 <= repeats <= frames:
-            return rows, columns, repeats
+    """Frames, rows and columns of tokens. Raises StError where they lie on no grid."""
+    found = token_grid(tokens, frames, height, width)
+    if found is not None:
+        return found
     raise StError(
         "tread cannot tell which tokens lie under a mask",
         why=f"{tokens} tokens are no grid of square patches over {frames} x {height} x {width} latents",

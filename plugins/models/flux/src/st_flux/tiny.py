@@ -78,27 +78,13 @@ def _clip() -> tuple[Any, Any]:
 
 
 def _t5() -> tuple[Any, Any]:
-    """One token for each character; 0 is padding, 1 the end, 2 unknown, as in the published table."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+    from transformers import T5Config, T5EncoderModel
 
-    space = "\u2581"
-    pieces = ["<pad>", "</s>", "<unk>", space, *CHARACTERS]
-    table = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
-    build: Any = table
-    build.pre_tokenizer = pre_tokenizers.Metaspace(replacement=space, prepend_scheme="always")
-    build.decoder = decoders.Metaspace(replacement=space, prepend_scheme="always")
-    build.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = T5Tokenizer(
-        tokenizer_object=table,
-        model_max_length=512,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_ids=0,
-    )
+    from st.model.tiny_tokenizer import character_tokenizer
+
+    tokenizer, count = character_tokenizer(CHARACTERS)
     config = T5Config(
-        vocab_size=len(pieces),
+        vocab_size=count,
         d_model=T5_WIDTH,
         d_kv=T5_WIDTH // 2,
         d_ff=2 * T5_WIDTH,

@@ -100,27 +100,13 @@ def _eye() -> dict[str, Any]:
 
 
 def _text() -> tuple[Any, Any]:
-    """One token for each character; 0 is padding, 1 the end, 2 unknown, as in the published table."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+    from transformers import UMT5Config, UMT5EncoderModel
 
-    space = "\u2581"
-    pieces = ["<pad>", "</s>", "<unk>", space, *CHARACTERS]
-    table = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=2))
-    build: Any = table
-    build.pre_tokenizer = pre_tokenizers.Metaspace(replacement=space, prepend_scheme="always")
-    build.decoder = decoders.Metaspace(replacement=space, prepend_scheme="always")
-    build.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = T5Tokenizer(
-        tokenizer_object=table,
-        model_max_length=512,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_ids=0,
-    )
+    from st.model.tiny_tokenizer import character_tokenizer
+
+    tokenizer, count = character_tokenizer(CHARACTERS)
     config = UMT5Config(
-        vocab_size=len(pieces),
+        vocab_size=count,
         d_model=TEXT_WIDTH,
         d_kv=TEXT_WIDTH // 2,
         d_ff=2 * TEXT_WIDTH,
