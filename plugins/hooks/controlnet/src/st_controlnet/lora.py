@@ -11,17 +11,17 @@ from st.model.adapter import NO_FORMATS
 from st.model.lora import LoraAdapter
 from st.model.references import References
 from st_controlnet.families import WidensInput
-from st_controlnet.network import control_of, family_problems, without_control
+from st_controlnet.network import Shown, family_problems
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from st import Batch, ModelFamily, Noised
+    from st import ModelFamily
     from st.model.formats import AdapterFormat
     from st_controlnet.options import ControlLoraOptions
 
 
-class ControlLoraAdapter(LoraAdapter):
+class ControlLoraAdapter(Shown, LoraAdapter):
     """The layer that reads latents reads as many channels again: those of the control picture.
 
     Its new weights are zero and stay so; what it learns of them is in the update, which upstream's control pipelines
@@ -34,7 +34,6 @@ class ControlLoraAdapter(LoraAdapter):
         super().__init__(options)
         self._family: Any = None
         self._input = ""
-        self._shown: Tensor | None = None
 
     def references(self, family: ModelFamily[Any]) -> References | None:
         return References(None, 1, 1)
@@ -58,13 +57,6 @@ class ControlLoraAdapter(LoraAdapter):
         self.options = self.options.model_copy(update={"targets": chosen})
         denoiser.register_forward_pre_hook(self._widen, with_kwargs=True)
         return super().attach(denoiser, targets, formats)
-
-    def predict(self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        self._shown = control_of(batch)
-        try:
-            return family.predict(denoiser, noised, without_control(batch))
-        finally:
-            self._shown = None
 
     def _widen(self, denoiser: nn.Module, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
         # A widened denoiser cannot be asked without: whoever comes past ``predict`` is shown nothing, as zeros.

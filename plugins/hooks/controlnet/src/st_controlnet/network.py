@@ -27,7 +27,27 @@ FOLDER = "controlnet"
 """The network's name inside the denoiser, and of the folder that is written."""
 
 
-class ControlNetAdapter(Adapter):
+class Shown(Adapter):
+    """An adapter whose denoiser is shown a control picture: ``_shown`` while it predicts, None otherwise."""
+
+    _shown: Tensor | None = None
+
+    def predict(self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        shown = batch.extras.get(REFERENCE)
+        if shown is None:
+            raise StError(
+                "no control picture is given", fix="name reference_sets at each data set, references at prompts"
+            )
+        # What the family is to see has none: a control picture is no picture to edit.
+        left = {name: one for name, one in batch.extras.items() if not name.startswith(REFERENCE)}
+        self._shown = shown
+        try:
+            return family.predict(denoiser, noised, replace(batch, extras=left))
+        finally:
+            self._shown = None
+
+
+class ControlNetAdapter(Shown):
     """A control network, trained beside a denoiser that stays as it is.
 
     Every call of the denoiser that comes with a control picture is preceded by one of the network, with the same
@@ -38,7 +58,6 @@ class ControlNetAdapter(Adapter):
         self.options = options
         self._family: Any = None
         self._network: Any = None
-        self._shown: Tensor | None = None
         self._enabled = True
 
     def references(self, family: ModelFamily[Any]) -> References | None:
@@ -84,13 +103,6 @@ class ControlNetAdapter(Adapter):
     def load(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
         restore(self.state(denoiser), state, "the control network")
 
-    def predict(self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        self._shown = control_of(batch)
-        try:
-            return family.predict(denoiser, noised, without_control(batch))
-        finally:
-            self._shown = None
-
     def export(
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
@@ -127,19 +139,6 @@ def family_problems(family: ModelFamily[Any], protocol: type, kind: str) -> Sequ
     if not what:
         return ()
     return (Problem("adapter.kind", f"adapter.kind = {kind!r}: {what}", fix="Choose another model or another kind."),)
-
-
-def control_of(batch: Batch) -> Tensor:
-    """The control pictures of a batch, (B, ...) as they were encoded. Raises StError where there are none."""
-    shown = batch.extras.get(REFERENCE)
-    if shown is None:
-        raise StError("no control picture is given", fix="name reference_sets at each data set, references at prompts")
-    return shown
-
-
-def without_control(batch: Batch) -> Batch:
-    """The batch as the family is to see it: a control picture is no picture to edit."""
-    return replace(batch, extras={name: one for name, one in batch.extras.items() if not name.startswith(REFERENCE)})
 
 
 def _scaled(further: Mapping[str, Any], strength: float) -> dict[str, Any]:
