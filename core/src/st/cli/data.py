@@ -68,18 +68,14 @@ def show(
 ) -> None:
     """Write a page with the pictures of every bucket as training will see them: crops, masks and captions."""
     from st.assembly import assemble
-    from st.data.prepare import prepare_set, with_references
+    from st.data.prepare import prepare
     from st.data.sheet import page
     from st.report.report import Report
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
-    sets = []
-    listed, rule, report = _references(config, active), active.family.geometry, Report.silent()
-    for dataset in (one for one in config.datasets if one.name not in listed):
-        backend, transforms = _parts(active, dataset)
-        one = prepare_set(dataset, backend, rule, seed=config.seed, report=report, transforms=transforms)
-        sets.append(with_references(one, listed, rule, seed=config.seed, report=report))
+    backends, transforms = zip(*(_parts(active, dataset) for dataset in config.datasets), strict=True)
+    sets = prepare(config, backends, active.family.geometry, transforms=transforms, report=Report.silent())
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
     typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +36,13 @@ _STRETCH = 0.01
 """How far the aspect of a strict reference may be from its sample's, beside what a pixel of rounding does."""
 
 
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A data set with role "reference": what its backend lists, before it is known which samples need it."""
 
-    def __init__(self, config: DatasetConfig, backend: DataBackend, index: Index) -> None:
-        self.config, self.backend, self.index = config, backend, index
+    config: DatasetConfig
+    backend: DataBackend
+    index: Index
 
     @property
     def name(self) -> str:

@@ -140,10 +140,11 @@ def prepare(
     check_names(config.datasets)
     listed: dict[str, Listed] = {}
     made: list[PreparedSet] = []
-    parts = sorted(zip(config.datasets, backends, transforms, strict=True), key=lambda part: not _is_reference(part[0]))
+    parts = list(zip(config.datasets, backends, transforms, strict=True))
+    parts.sort(key=lambda part: part[0].options.role != REFERENCE)
     for dataset, backend, own in parts:
         memory = Memory.of(cache_store, dataset) if cache_store else None
-        if _is_reference(dataset):
+        if dataset.options.role == REFERENCE:
             listed[dataset.name] = list_set(dataset, backend, report=report, transforms=own, memory=memory)
             continue
         one = prepare_set(dataset, backend, rule, seed=config.seed, transforms=own, report=report, memory=memory)
@@ -177,17 +178,11 @@ def with_references(
         return keyed_each(seed, f"{stream}/{one.name}/references/", one.index.keys(rows))
 
     paired = pair(one, mine, rule, draw, drops.one)
-    if drops.total:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.by_reason.most_common())
-        report.note(f"data set {one.name!r}: left out: {reasons}", kind="warning")
+    drops.tell()
     for name, number in unused(paired, mine).items():
         if number:
             report.note(f"reference set {name!r}: {number} belong to no sample of {one.name!r}")
     return paired
-
-
-def _is_reference(dataset: DatasetConfig) -> bool:
-    return dataset.options.role == REFERENCE
 
 
 def prepare_set(
@@ -266,6 +261,12 @@ class _Drops:
 
     def count(self, reason: str, number: int) -> None:
         self.by_reason[reason] += number
+
+    def tell(self) -> None:
+        """Say how many were left out, by reason."""
+        if self.total:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.most_common())
+            self.report.note(f"data set {self.dataset!r}: left out: {reasons}", kind="warning")
 
     def unreadable(self, key: str, reason: str) -> None:
         self.one(key, "unreadable", reason)
@@ -385,9 +386,7 @@ def _nothing_left(config: DatasetConfig, total: int, drops: _Drops) -> DataUnusa
 
 
 def _tell(config: DatasetConfig, index: Index, buckets: Sequence[Bucket], drops: _Drops, report: Report) -> None:
-    if drops.total:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in drops.by_reason.most_common())
-        report.note(f"data set {config.name!r}: left out: {reasons}", kind="warning")
+    drops.tell()
     report.note(
         f"data set {config.name!r}: {len(index)} samples in {len(buckets)} buckets",
         kind="dataset",

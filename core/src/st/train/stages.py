@@ -226,7 +226,7 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
     family = plugins.family
     objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)
     adapter = config.adapter.build(config.adapter.options)
-    if problems := [*objective.problems(), *adapter.problems(family)]:
+    if problems := objective.problems():
         raise ProblemsFound(problems)
     with report.stage("loading the denoiser", 1) as stage:
         denoiser = load_denoiser(config, family, adapter, ranks.device, report)
