@@ -41,7 +41,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that continuous integration runs: core, all plugins installed together, the repository's rules."""
-    _install(session, (*TEST_TOOLS, *PICTURES, "import-linter", *BUILD_TOOLS), list(PLUGINS.values()))
+    _install(session, (*TEST_TOOLS, *PICTURES, *BUILD_TOOLS), list(PLUGINS.values()))
     arguments = session.posargs or ["-n", "2", "--dist", "loadfile"]
     session.run("python", "-m", "pytest", *arguments, env=_quiet())
 
@@ -183,11 +183,11 @@ def known(session: nox.Session) -> None:
     """Write the names of this tree's plugins into the core, which suggests them where one is not installed."""
     _install(session, (), [])
     code = (
-        "import pathlib, sys; from st.catalogue import write_known; "
+        "import pathlib, sys; from st.plugins.catalogue import write_known; "
         "pathlib.Path(sys.argv[1]).write_text(write_known(map(pathlib.Path, sys.argv[2:])), encoding='utf-8')"
     )
     files = [str(folder / "pyproject.toml") for folder in PLUGINS.values()]
-    session.run("python", "-c", code, "core/src/st/known.toml", *files)
+    session.run("python", "-c", code, "core/src/st/plugins/known.toml", *files)
 
 
 @nox.session

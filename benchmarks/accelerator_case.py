@@ -74,9 +74,9 @@ def measure(case: Case, steps: int, *, tiny: bool) -> dict[str, float]:
 
 def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tuple[Run, Any]:
     """A run whose denoiser has the published size, or the tiny one of the family."""
-    from st.assembly import assemble
     from st.report.report import Report
-    from st.train.ranks import Single
+    from st.settings.assembly import assemble
+    from st.train.ranks.ranks import Single
     from st.train.stages import load_model
 
     owner = {"quanto": "quanto", "torchao": "torchao", "bnb": "bitsandbytes"}
@@ -107,8 +107,8 @@ def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tu
 
 def _checkpoint(name: str, folder: Path, tiny: bool) -> Path:
     """The family's tiny checkpoint; its denoiser's settings say the published size unless ``tiny``."""
-    from st.catalogue import Catalogue
-    from st.loading import load
+    from st.plugins.catalogue import Catalogue
+    from st.plugins.loading import load
 
     family: Any = load(Catalogue.scan().find(name, "models"))
     place = folder / "checkpoint"

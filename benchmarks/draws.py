@@ -34,7 +34,7 @@ def both(cached: str, checkpoint: str, draws: int, steps: int) -> Answer:
     from raw_loop import Raw, load_denoiser, loss_of
     from safetensors.torch import load_file
 
-    from st.diffusion.density import LogitNormal, LogitNormalOptions
+    from st.diffusion.densities import LogitNormal, LogitNormalOptions
     from st.randomness import Draws
 
     density, like = LogitNormal(LogitNormalOptions()), torch.empty(BATCH, *SHAPE)

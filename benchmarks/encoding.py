@@ -18,9 +18,9 @@ from settings import write_run_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from st.data.cache import CacheOptions
+    from st.data.cache.cache import CacheOptions
     from st.data.encoder import Encoder, LatentCodec
-    from st.data.prepare import PreparedSet
+    from st.data.sets.prepare import PreparedSet
 
 Answer = list[dict[str, float]]
 """Per round, milliseconds for each thing that is encoded: ``floor``, ``network`` (a part of it) and ``ours``."""
@@ -59,8 +59,8 @@ def pictures(run_file: str, photos: str, turns: int) -> Answer:
     """Encode the pictures of a run file barely and by ``fill``, in turn."""
     from networks import Autoencoder
 
-    from st.assembly import assemble
     from st.report.report import Report
+    from st.settings.assembly import assemble
     from st.train.stages import read_data
 
     config, plugins = assemble(Path(run_file), training=True)
@@ -82,7 +82,7 @@ def captions(folder: str, count: int, turns: int) -> Answer:
     """Encode captions barely, neighbours of about one length, and by ``fill``, in turn."""
     from networks import Autoencoder, LanguageModel, tokens
 
-    from st.data.cache import CacheOptions
+    from st.data.cache.cache import CacheOptions
 
     codec, encoder = Autoencoder(), LanguageModel()
     texts = sorted((caption(number) for number in range(count)), key=len, reverse=True)
@@ -160,13 +160,13 @@ def filled(
     """CPU seconds of filling an empty cache."""
     import torch
 
-    from st.data.cache import Cache
-    from st.data.encoding import fill
-    from st.data.index import Index
-    from st.data.store import Store
-    from st.data.words import Words
+    from st.data.cache.cache import Cache
+    from st.data.cache.encoding import fill
+    from st.data.sets.words import Words
+    from st.data.source.index import Index
+    from st.data.store.store import Store
     from st.report.report import Report
-    from st.train.ranks import Single
+    from st.train.ranks.ranks import Single
 
     device = torch.device("cpu")
     # Digests of files are known after a first round; a first start knows none.

@@ -11,7 +11,7 @@ from encoding import BATCH, Answer, decoded, filled, in_turn
 from pictures import caption
 
 if TYPE_CHECKING:
-    from st.data.cache import CacheOptions
+    from st.data.cache.cache import CacheOptions
 
 
 Both = tuple[Answer, Answer]
@@ -19,8 +19,8 @@ Both = tuple[Answer, Answer]
 
 def both(family: str, precision: str, run_file: str, checkpoint: str, photos: str, turns: int) -> Both:
     """Pictures and captions; networks are loaded in every turn, by the bare program too."""
-    from st.assembly import assemble
     from st.report.report import Report
+    from st.settings.assembly import assemble
     from st.train.stages import read_data
 
     config, plugins = assemble(Path(run_file), training=True)

@@ -14,7 +14,7 @@ from processes import once
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from st.data.loader import Loader
+    from st.data.feed.loader import Loader
 
     Sources = tuple[Iterator[dict[str, Tensor]], Iterator[dict[str, Tensor]]]
 
@@ -54,9 +54,9 @@ def _loader(run_file: str) -> Loader:
     """The loader of a run file, its cache filled."""
     import torch
 
-    from st.assembly import assemble
     from st.report.report import Report
-    from st.train.ranks import Single
+    from st.settings.assembly import assemble
+    from st.train.ranks.ranks import Single
     from st.train.stages import build_loader, encode, read_data
 
     config, plugins = assemble(Path(run_file), training=True)

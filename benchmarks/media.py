@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from st.data.encoder import Input, LatentCodec
-    from st.data.prepare import PreparedSet
+    from st.data.sets.prepare import PreparedSet
     from st.report.report import Report
 
 Answer = dict[str, float]
@@ -138,9 +138,9 @@ def all_kinds(folder: str) -> Answer:
 
 def _prepared(folder: Path, report: Report, **options: Any) -> PreparedSet:
     from st.data.dataset import DatasetConfig, DatasetOptions
-    from st.data.folder import FolderBackend, FolderOptions
-    from st.data.prepare import prepare_set
-    from st.data.rule import GeometryRule
+    from st.data.sets.prepare import prepare_set
+    from st.data.shape.rule import GeometryRule
+    from st.data.source.folder import FolderBackend, FolderOptions
 
     kind = folder.name if folder.name in ("audio", "image") else "video"
     own = FolderOptions(media=kind, caption="none")
@@ -155,10 +155,10 @@ def _encode(one: PreparedSet, report: Report, cache: Path) -> PreparedSet:
 
     import torch
 
-    from st.data.cache import Cache, CacheOptions
-    from st.data.encoding import fill
-    from st.data.store import Store
-    from st.train.ranks import Single
+    from st.data.cache.cache import Cache, CacheOptions
+    from st.data.cache.encoding import fill
+    from st.data.store.store import Store
+    from st.train.ranks.ranks import Single
 
     shutil.rmtree(cache, ignore_errors=True)
     codec = _codec("audio" if one.index.kind(0) == "audio" else "pixels")

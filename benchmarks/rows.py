@@ -13,8 +13,8 @@ from figure import Bar, Figure, median, shown
 from processes import Case, rounds
 
 if TYPE_CHECKING:
-    from st.data.index import Listing
     from st.data.sample import Sample
+    from st.data.source.index import Listing
 
 Answer = dict[str, float]
 GROUP = "rows"
@@ -109,12 +109,12 @@ def index_and_shuffle(table: str, crop: bool) -> Answer:
     import pyarrow.parquet as pq
 
     from st.data.backend import DataBackend
-    from st.data.buckets import BatchShape
     from st.data.dataset import DatasetConfig, DatasetOptions
-    from st.data.index import Listing
-    from st.data.plan import Plan
-    from st.data.prepare import prepare_set
-    from st.data.rule import GeometryRule
+    from st.data.feed.plan import Plan
+    from st.data.sets.prepare import prepare_set
+    from st.data.shape.buckets import BatchShape
+    from st.data.shape.rule import GeometryRule
+    from st.data.source.index import Listing
     from st.options import Options
     from st.report.report import Report
 

@@ -82,10 +82,10 @@ def bare_texts(photos: str) -> Answer:
 
 def scan_and_bucket(run_file: str) -> Answer:
     """What ``st train`` does before encoding: at its first start, and at its second one."""
-    import st.data.prepare
-    import st.data.scan  # noqa: F401
-    from st.assembly import assemble
+    import st.data.sets.prepare
+    import st.data.source.scan  # noqa: F401
     from st.report.report import Report
+    from st.settings.assembly import assemble
     from st.train.stages import open_cache_store, read_data
 
     config, plugins = assemble(Path(run_file), training=True)

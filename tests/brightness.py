@@ -9,7 +9,7 @@ from pydantic import Field
 import st
 
 if TYPE_CHECKING:
-    from st.report.validation import ValidationReport
+    from st.train.validation.validation import ValidationReport
 
 
 class Brightness:
@@ -29,14 +29,14 @@ class Brightness:
 
     @st.hookimpl
     def st_register(self, register: st.Registrar) -> None:
-        register.validator("brightness", build, self.Measure)
+        register.add(st.VALIDATOR, "brightness", build, self.Measure)
 
 
 def build(options: Brightness.Measure):
     """A validator of these options."""
 
     def validate(run: st.Run) -> ValidationReport:
-        from st.report.validation import ValidationReport
+        from st.train.validation.validation import ValidationReport
 
         return ValidationReport(metrics={"brightness": options.factor * run.progress.step})
 

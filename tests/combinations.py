@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from st.catalogue import Catalogue
 from st.errors import StError
-from st.reference import describe
-from st.report.events import read_events
+from st.plugins.catalogue import Catalogue
+from st.report.log.events import read_events
+from st.settings.reference import describe
 from st.testing.runs import call_cli, write_photos
 
 ROWS = Path(__file__).with_suffix(".toml")
@@ -236,8 +236,8 @@ class Bench:
         import torch
 
         from st.data.geometry import Geometry
-        from st.reopening import open_run
         from st.testing import example_batch, example_noised
+        from st.train.reopening import open_run
 
         run, _ = open_run(output)
         if cell.quantizer is not None or cell.adapter.kind not in ("", *BUILT_IN):
@@ -255,7 +255,7 @@ def _reloaded(family: Any, output: Path) -> Any:
     """A denoiser from the files that a run wrote for others."""
     import torch
 
-    from st.model.lora import LoraAdapter, LoraOptions
+    from st.model.adapters.lora import LoraAdapter, LoraOptions
 
     cpu = torch.device("cpu")
     if (output / "model").is_dir():

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from st.errors import CheckpointDamaged
-from st.train.vault import Vault
+from st.train.saving.vault import Vault
 
 RUN_FILE = """
 plugins = ["pocket"]

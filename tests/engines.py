@@ -24,7 +24,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from st.testing.runs import write_photos
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 TINY = Path(sys.modules[TinyFamily.__module__].__file__ or "")
 TOLERANCE = 2e-5

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from st.catalogue import Catalogue
-from st.loading import is_local, load, load_local
-from st.report.events import read_events
+from st.plugins.catalogue import Catalogue
+from st.plugins.loading import is_local, load, load_local
+from st.report.log.events import read_events
 from st.testing.media import tone, write_sound
 from st.testing.runs import TINY, call_cli, write_photos
 

@@ -15,8 +15,8 @@ from types import ModuleType
 from s3_server import CREDENTIALS, s3_server, upload
 
 from st.testing.media import tone, write_clip, write_sound
-from st.testing.network import HOST
 from st.testing.runs import write_photos
+from st.testing.subjects.network import HOST
 
 COUNT = 16
 """Samples of each data set; of pictures, eight of each shape."""

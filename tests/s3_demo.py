@@ -24,8 +24,8 @@ from random import Random
 
 from s3_server import CREDENTIALS, s3_server, upload
 
-from st.report.events import read_events
-from st.testing.network import SpoilingProxy, error_answer
+from st.report.log.events import read_events
+from st.testing.subjects.network import SpoilingProxy, error_answer
 
 ROOT = Path(__file__).parents[1]
 BUCKET = "demo"

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from st.testing.network import HOST
+from st.testing.subjects.network import HOST
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "of-a-server-that-takes-any",

@@ -21,7 +21,7 @@ from typing import Any
 
 from readme_data import write_data, write_vision
 
-from st.catalogue import Catalogue
+from st.plugins.catalogue import Catalogue
 
 SMALL = Path(__file__).with_suffix(".toml")
 STEPS = 4

@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from st.report.events import read_events
+from st.report.log.events import read_events
 from st.testing.runs import TINY, CliResult, call_cli, write_photos
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 RUN_FILE = """
 plugins = [{plugins}]
@@ -212,7 +212,7 @@ def test_an_output_that_cannot_be_written(bench):
 
 def test_two_runs_in_one_folder(bench):
     (bench.root / "out").mkdir()
-    held = "import sys; from pathlib import Path; from st.train.output import OutputFolder as F\n"
+    held = "import sys; from pathlib import Path; from st.train.saving.output import OutputFolder as F\n"
     held += (
         f"folder = F(Path({str(bench.root / 'out')!r})); folder.claim(); print('held', flush=True); sys.stdin.read()"
     )

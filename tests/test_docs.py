@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pages import blocks, is_heavy, is_like, run_page
 
-from st.catalogue import write_known
-from st.loading import hook_arguments
+from st.plugins.catalogue import write_known
+from st.plugins.loading import hook_arguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -110,7 +110,7 @@ def test_every_hook_is_documented_with_its_arguments() -> None:
 
 
 def test_generated_blocks_are_current() -> None:
-    from st.reference import filled
+    from st.settings.reference import filled
 
     pages = {named(page): page.read_text(encoding="utf-8") for page in [*PAGES, *READMES]}
 
@@ -119,7 +119,7 @@ def test_generated_blocks_are_current() -> None:
 
 
 def test_known_plugins_are_those_of_this_tree() -> None:
-    known = (ROOT / "core" / "src" / "st" / "known.toml").read_text(encoding="utf-8")
+    known = (ROOT / "core" / "src" / "st" / "plugins" / "known.toml").read_text(encoding="utf-8")
 
     # `nox -s known` writes it.
     assert known == write_known(sorted(ROOT.glob("plugins/*/*/pyproject.toml")))

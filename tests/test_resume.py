@@ -14,9 +14,9 @@ import pytest
 from safetensors.torch import load_file
 from waiting import wait_for
 
-from st.report.events import read_events
+from st.report.log.events import read_events
 from st.testing.runs import TINY, call_cli, write_photos
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 RUN_FILE = """
 plugins = ["{tiny}:TinyFamily"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from st.checking import HEAVY
+from st.plugins.checking import HEAVY
 from st.testing.runs import TINY
 
 RUN_FILE = f"""

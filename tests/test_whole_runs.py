@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from st.report.events import read_events
+from st.report.log.events import read_events
 from st.testing.runs import TINY, write_photos
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from waiting import wait_for
 
 from st.testing.runs import write_photos
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 RECORDER = Path(__file__).with_name("recorder.py")
 TINY = Path(sys.modules[TinyFamily.__module__].__file__ or "")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from st.assembly import assemble
 from st.errors import ProblemsFound
+from st.settings.assembly import assemble
 from st.train.stages import open_cache_store
 
 CRATES = '''
 """Places that are reached with a key."""
 
 import st
-from st.data.folder import FolderBackend, FolderOptions
-from st.data.store import Store
+from st.data.source.folder import FolderBackend, FolderOptions
+from st.data.store.store import Store
 
 
 class CrateOptions(st.Options):

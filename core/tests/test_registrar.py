@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from st.builtin import Builtin
+import st
 from st.errors import PluginError
 from st.options import Options
+from st.plugins.builtin import Builtin
 from st.registrar import Registrar
 
 
@@ -23,29 +24,29 @@ def build(options: Nothing) -> Any:
 def test_name_that_two_plugins_claim_names_both() -> None:
     registrar = Registrar()
     with registrar.owned_by("plugin 'a' (st-a 1.0)") as register:
-        register.adapter("twin", build, Nothing)
+        register.add(st.ADAPTER, "twin", build, Nothing)
 
     with (
         pytest.raises(PluginError) as raised,
         registrar.owned_by("plugin 'b' (st-b 2.0)") as register,
     ):
-        register.adapter("twin", build, Nothing)
+        register.add(st.ADAPTER, "twin", build, Nothing)
 
     assert raised.value.what == "adapter 'twin' is claimed by plugin 'a' (st-a 1.0) and by plugin 'b' (st-b 2.0)."
 
 
 def test_same_name_in_two_kinds_is_no_claim() -> None:
     registrar = Registrar()
-    registrar.density("uniform", build, Nothing)
-    registrar.weighting("uniform", build, Nothing)
+    registrar.add(st.DENSITY, "uniform", build, Nothing)
+    registrar.add(st.WEIGHTING, "uniform", build, Nothing)
 
     assert registrar.lookup("density", "uniform").kind == "density"
 
 
 def test_unknown_name_is_answered_with_the_closest_and_the_list() -> None:
     registrar = Registrar()
-    registrar.adapter("lora", build, Nothing)
-    registrar.adapter("full", build, Nothing)
+    registrar.add(st.ADAPTER, "lora", build, Nothing)
+    registrar.add(st.ADAPTER, "full", build, Nothing)
 
     with pytest.raises(PluginError) as raised:
         registrar.lookup("adapter", "lorra")

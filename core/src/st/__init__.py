@@ -9,69 +9,119 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from st.data.backend import BACKEND as BACKEND
     from st.data.backend import DataBackend as DataBackend
     from st.data.encoder import Encoder as Encoder
     from st.data.encoder import Input as Input
     from st.data.encoder import LatentCodec as LatentCodec
-    from st.data.folder import FolderBackend as FolderBackend
     from st.data.geometry import Geometry as Geometry
-    from st.data.rule import GeometryRule as GeometryRule
     from st.data.sample import Media as Media
     from st.data.sample import Sample as Sample
+    from st.data.shape.rule import GeometryRule as GeometryRule
+    from st.data.source.folder import FolderBackend as FolderBackend
+    from st.diffusion.density import DENSITY as DENSITY
+    from st.diffusion.distance import DISTANCE as DISTANCE
     from st.diffusion.objective import Batch as Batch
     from st.diffusion.objective import Losses as Losses
     from st.diffusion.objective import Noised as Noised
     from st.diffusion.path import Mix as Mix
+    from st.diffusion.sampler import SAMPLER as SAMPLER
+    from st.diffusion.weighting import WEIGHTING as WEIGHTING
     from st.errors import Problem as Problem
     from st.errors import SampleUnreadable as SampleUnreadable
     from st.errors import StError as StError
     from st.hookspecs import hookimpl as hookimpl
-    from st.model.adapter import Adapter as Adapter
-    from st.model.blocks import BlockCall as BlockCall
-    from st.model.blocks import BlockGroup as BlockGroup
-    from st.model.blocks import BlockMiddleware as BlockMiddleware
-    from st.model.blocks import BlockResult as BlockResult
-    from st.model.blocks import Claims as Claims
-    from st.model.blocks import Layer as Layer
-    from st.model.blocks import Proceed as Proceed
-    from st.model.blocks import TokenStream as TokenStream
+    from st.model.adapters.adapter import ADAPTER as ADAPTER
+    from st.model.adapters.adapter import Adapter as Adapter
+    from st.model.adapters.references import References as References
+    from st.model.family import FAMILY as FAMILY
     from st.model.family import ModelFamily as ModelFamily
-    from st.model.formats import AdapterFormat as AdapterFormat
-    from st.model.formats import comfyui_format as comfyui_format
-    from st.model.formats import diffusers_format as diffusers_format
-    from st.model.formats import kohya_format as kohya_format
-    from st.model.pipeline_family import PipelineFamily as PipelineFamily
-    from st.model.quantizer import Quantizer as Quantizer
-    from st.model.references import References as References
+    from st.model.files.formats import AdapterFormat as AdapterFormat
+    from st.model.files.formats import comfyui_format as comfyui_format
+    from st.model.files.formats import diffusers_format as diffusers_format
+    from st.model.files.formats import kohya_format as kohya_format
+    from st.model.inside.blocks import BlockCall as BlockCall
+    from st.model.inside.blocks import BlockGroup as BlockGroup
+    from st.model.inside.blocks import BlockMiddleware as BlockMiddleware
+    from st.model.inside.blocks import BlockResult as BlockResult
+    from st.model.inside.blocks import Claims as Claims
+    from st.model.inside.blocks import Layer as Layer
+    from st.model.inside.blocks import Proceed as Proceed
+    from st.model.inside.blocks import TokenStream as TokenStream
+    from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
+    from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
+    from st.model.quantize.quantizer import Quantizer as Quantizer
     from st.options import Options as Options
+    from st.progress import Checkpoint as Checkpoint
+    from st.progress import Outcome as Outcome
     from st.registrar import Registrar as Registrar
+    from st.registrar import StrategyKind as StrategyKind
+    from st.report.stats import StepStats as StepStats
+    from st.report.stats import UpdateStats as UpdateStats
+    from st.report.tracker import TRACKER as TRACKER
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
-    from st.train.run import Checkpoint as Checkpoint
-    from st.train.run import Outcome as Outcome
-    from st.train.run import Run as Run
-    from st.train.step import Step as Step
-    from st.train.step import StepStats as StepStats
-    from st.train.step import StepWrapper as StepWrapper
-    from st.train.step import UpdateStats as UpdateStats
+    from st.train.parts.run import Run as Run
+    from st.train.parts.step import Step as Step
+    from st.train.parts.step import StepWrapper as StepWrapper
+    from st.train.ranks.ranks import ENGINE as ENGINE
+    from st.train.updates.optimizer import OPTIMIZER as OPTIMIZER
+    from st.train.updates.schedule import SCHEDULE as SCHEDULE
+    from st.train.validation.validation import VALIDATOR as VALIDATOR
 
 API = (1, 0)
 """Version of the plugin API: the major is in the entry-point groups' names, the minor grows with every addition."""
 
 _MODULES = {
-    "st.data.backend": ("DataBackend",),
-    "st.data.encoder": ("Encoder", "Input", "LatentCodec"),
-    "st.data.folder": ("FolderBackend",),
+    "st.data.backend": (
+        "BACKEND",
+        "DataBackend",
+    ),
+    "st.data.encoder": (
+        "Encoder",
+        "Input",
+        "LatentCodec",
+    ),
     "st.data.geometry": ("Geometry",),
-    "st.data.rule": ("GeometryRule",),
-    "st.data.sample": ("Media", "Sample"),
-    "st.diffusion.objective": ("Batch", "Losses", "Noised"),
+    "st.data.sample": (
+        "Media",
+        "Sample",
+    ),
+    "st.data.shape.rule": ("GeometryRule",),
+    "st.data.source.folder": ("FolderBackend",),
+    "st.diffusion.density": ("DENSITY",),
+    "st.diffusion.distance": ("DISTANCE",),
+    "st.diffusion.objective": (
+        "Batch",
+        "Losses",
+        "Noised",
+    ),
     "st.diffusion.path": ("Mix",),
-    "st.errors": ("Problem", "SampleUnreadable", "StError"),
+    "st.diffusion.sampler": ("SAMPLER",),
+    "st.diffusion.weighting": ("WEIGHTING",),
+    "st.errors": (
+        "Problem",
+        "SampleUnreadable",
+        "StError",
+    ),
     "st.hookspecs": ("hookimpl",),
-    "st.model.adapter": ("Adapter",),
-    "st.model.blocks": (
+    "st.model.adapters.adapter": (
+        "ADAPTER",
+        "Adapter",
+    ),
+    "st.model.adapters.references": ("References",),
+    "st.model.family": (
+        "FAMILY",
+        "ModelFamily",
+    ),
+    "st.model.files.formats": (
+        "AdapterFormat",
+        "comfyui_format",
+        "diffusers_format",
+        "kohya_format",
+    ),
+    "st.model.inside.blocks": (
         "BlockCall",
         "BlockGroup",
         "BlockMiddleware",
@@ -81,16 +131,39 @@ _MODULES = {
         "Proceed",
         "TokenStream",
     ),
-    "st.model.family": ("ModelFamily",),
-    "st.model.formats": ("AdapterFormat", "comfyui_format", "diffusers_format", "kohya_format"),
-    "st.model.pipeline_family": ("PipelineFamily",),
-    "st.model.quantizer": ("Quantizer",),
-    "st.model.references": ("References",),
+    "st.model.pipelines.pipeline_family": ("PipelineFamily",),
+    "st.model.quantize.quantizer": (
+        "QUANTIZER",
+        "Quantizer",
+    ),
     "st.options": ("Options",),
-    "st.registrar": ("Registrar",),
-    "st.report.tracker": ("Picture", "RunInfo", "Tracker"),
-    "st.train.run": ("Checkpoint", "Outcome", "Run"),
-    "st.train.step": ("Step", "StepStats", "StepWrapper", "UpdateStats"),
+    "st.progress": (
+        "Checkpoint",
+        "Outcome",
+    ),
+    "st.registrar": (
+        "Registrar",
+        "StrategyKind",
+    ),
+    "st.report.stats": (
+        "StepStats",
+        "UpdateStats",
+    ),
+    "st.report.tracker": (
+        "Picture",
+        "RunInfo",
+        "TRACKER",
+        "Tracker",
+    ),
+    "st.train.parts.run": ("Run",),
+    "st.train.parts.step": (
+        "Step",
+        "StepWrapper",
+    ),
+    "st.train.ranks.ranks": ("ENGINE",),
+    "st.train.updates.optimizer": ("OPTIMIZER",),
+    "st.train.updates.schedule": ("SCHEDULE",),
+    "st.train.validation.validation": ("VALIDATOR",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
-    from st.config import RunConfig
     from st.data.dataset import DatasetConfig
     from st.data.encoder import Encoder
     from st.data.sample import Sample
     from st.errors import Problem
-    from st.model.blocks import BlockMiddleware
     from st.model.family import ModelFamily
+    from st.model.inside.blocks import BlockMiddleware
+    from st.progress import Checkpoint, Outcome
     from st.registrar import Registrar
-    from st.train.run import Checkpoint, Outcome, Run
-    from st.train.step import StepStats, StepWrapper
+    from st.report.stats import StepStats
+    from st.settings.config import RunConfig
+    from st.train.parts.run import Run
+    from st.train.parts.step import StepWrapper
 
     ParamGroup = dict[str, Any]
 
@@ -36,9 +38,10 @@ hookimpl = pluggy.HookimplMarker("st")
 def st_register(register: Registrar) -> None:
     """Add strategies that users choose by name.
 
-    Called once, after every named plugin is imported and before the run file is checked. ``register`` takes optimizers,
-    schedules, quantizers, adapters, densities, weightings, distances, samplers, validators and engines, and classes
-    made at run time. Two packages that claim one name stop the run. Torch must not be imported here.
+    Called once, after every named plugin is imported and before the run file is checked:
+    ``register.add(st.OPTIMIZER, "mine", build, Options)``. The kinds are ADAPTER, BACKEND, DENSITY, DISTANCE, ENGINE,
+    FAMILY, OPTIMIZER, QUANTIZER, SAMPLER, SCHEDULE, TRACKER, VALIDATOR and WEIGHTING; each says how what is registered
+    will be built. Two packages that claim one name stop the run. Torch must not be imported here.
     """
 
 

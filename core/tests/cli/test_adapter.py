@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from st.model.adapter_file import read_adapter_file, write_adapter_file
+from st.model.files.adapter_file import read_adapter_file, write_adapter_file
 from st.testing import CliResult
 from st.testing.runs import TINY
 

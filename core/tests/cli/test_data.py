@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from st.testing.runs import TINY
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable

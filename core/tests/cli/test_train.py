@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from st.catalogue import parse_known
 from st.cli import run
+from st.plugins.catalogue import parse_known
 
 RUN = """
     plugins = ["quill"]
@@ -78,7 +78,9 @@ def test_unknown_plugin_is_answered_with_the_closest(
 def test_plugin_of_ours_that_is_not_installed_says_how(
     run_toml: RunToml, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("st.catalogue.known_plugins", lambda: parse_known('[models]\nsablewood = "st-sablewood"'))
+    monkeypatch.setattr(
+        "st.plugins.catalogue.known_plugins", lambda: parse_known('[models]\nsablewood = "st-sablewood"')
+    )
 
     exact = refused(run_toml(RUN.replace('"quill"', '"sablewood"')))
     close = refused(run_toml(RUN.replace('"quill"', '"sabelwood"')))

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from st.data.backend import DataBackend
-from st.data.cache import Cache, CacheOptions
+from st.data.cache.cache import Cache, CacheOptions
+from st.data.cache.encoding import Encoded, fill
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.encoder import Encoder, Input, LatentCodec
-from st.data.encoding import Encoded, fill
-from st.data.prepare import PreparedSet, prepare_set
-from st.data.rule import GeometryRule
 from st.data.sample import Media, Sample
-from st.data.store import Store
-from st.data.words import Words
+from st.data.sets.prepare import PreparedSet, prepare_set
+from st.data.sets.words import Words
+from st.data.shape.rule import GeometryRule
+from st.data.store.store import Store
 from st.errors import SampleUnreadable
 from st.options import Options
 from st.report.report import Report

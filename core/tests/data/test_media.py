@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from st.data.batches import Assembler, Kept
-from st.data.buckets import BatchShape
-from st.data.cache import Cache
-from st.data.checking import check_set
+from st.data.cache.cache import Cache
+from st.data.cache.mending import Mender
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.encoder import Input, LatentCodec
-from st.data.folder import FolderBackend, FolderOptions
-from st.data.mending import Mender
-from st.data.prepare import PreparedSet, prepare_set
-from st.data.rule import GeometryRule
-from st.data.sheet import page
-from st.data.store import Store
+from st.data.feed.batches import Assembler, Kept
+from st.data.inspect.checking import check_set
+from st.data.inspect.sheet import page
+from st.data.sets.prepare import PreparedSet, prepare_set
+from st.data.shape.buckets import BatchShape
+from st.data.shape.rule import GeometryRule
+from st.data.source.folder import FolderBackend, FolderOptions
+from st.data.store.store import Store
 from st.report.report import Report
 from st.testing.media import numbers, tone, write_clip, write_sound
 

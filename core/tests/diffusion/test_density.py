@@ -5,12 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from st.diffusion.density import (
+from st.diffusion.densities import (
     Beta,
     BetaOptions,
     Cubic,
     CubicOptions,
-    Density,
     FixedList,
     ListOptions,
     LogitNormal,
@@ -19,10 +18,10 @@ from st.diffusion.density import (
     SegmentedOptions,
     Uniform,
     UniformOptions,
-    default_density,
     monotone_cubic,
     register,
 )
+from st.diffusion.density import Density, default_density
 from st.diffusion.path import DiscretePath, linear_betas, straight
 from st.randomness import Draws
 from st.registrar import Registrar

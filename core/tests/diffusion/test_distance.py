@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from st.diffusion.distance import L2, Huber, L2Options, RobustOptions, SmoothL1, register, threshold
+from st.diffusion.distances import L2, Huber, L2Options, RobustOptions, SmoothL1, register, threshold
 from st.diffusion.path import DiscretePath, scaled_linear_betas, straight, zero_terminal_snr
 from st.registrar import Registrar
 

@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from st.diffusion.density import FixedList, ListOptions, Segmented, SegmentedOptions, Uniform, UniformOptions
-from st.diffusion.distance import L2, Huber, L2Options, RobustOptions
+from st.diffusion.densities import FixedList, ListOptions, Segmented, SegmentedOptions, Uniform, UniformOptions
+from st.diffusion.distances import L2, Huber, L2Options, RobustOptions
 from st.diffusion.noise import NoiseOptions
 from st.diffusion.objective import Batch, Losses, MaskOptions, Noised, Objective
 from st.diffusion.path import DiscretePath, scaled_linear_betas, straight, zero_terminal_snr
 from st.diffusion.shift import shift
 from st.diffusion.target import clean, epsilon, v, velocity
-from st.diffusion.weighting import InverseSquare, InverseSquareOptions, MinSnr, MinSnrOptions
-from st.diffusion.weighting import Uniform as Even
-from st.diffusion.weighting import UniformOptions as EvenOptions
+from st.diffusion.weightings import InverseSquare, InverseSquareOptions, MinSnr, MinSnrOptions
+from st.diffusion.weightings import Uniform as Even
+from st.diffusion.weightings import UniformOptions as EvenOptions
 from st.randomness import Draws
 
 CPU = torch.device("cpu")

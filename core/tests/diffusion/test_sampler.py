@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchH
 from torch import Tensor
 
 from st.diffusion.path import DiscretePath, Path, scaled_linear_betas, straight, zero_terminal_snr
-from st.diffusion.sampler import Sampler, euler, guided, guided_together, heun, register, sample, times
+from st.diffusion.sampler import Sampler, euler, guided, guided_together, sample, times
+from st.diffusion.samplers import heun, register
 from st.diffusion.target import Target, clean, dataward_velocity, epsilon, v, velocity
 from st.registrar import Registrar
 

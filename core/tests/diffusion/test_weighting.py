@@ -5,7 +5,8 @@ import torch
 
 from st.diffusion.path import DiscretePath, Path, scaled_linear_betas, straight, zero_terminal_snr
 from st.diffusion.target import Particular, Target, clean, epsilon, v, velocity
-from st.diffusion.weighting import (
+from st.diffusion.weighting import Weighting
+from st.diffusion.weightings import (
     Cosmap,
     CosmapOptions,
     InverseSquare,
@@ -16,7 +17,6 @@ from st.diffusion.weighting import (
     SoftMinSnrOptions,
     Uniform,
     UniformOptions,
-    Weighting,
     register,
 )
 from st.registrar import Registrar

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from st import BlockGroup, TokenStream
 from st.data.encoder import Input
 from st.diffusion.objective import Batch, Noised
-from st.model.pipeline_family import PipelineFamily, PipelineOptions
+from st.model.pipelines.pipeline_family import PipelineFamily, PipelineOptions
 
 TEXT = 5
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from st import StError
-from st.model.blocks import BlockStack
-from st.model.full import FullAdapter, FullOptions
-from st.model.lora import LoraAdapter, LoraOptions
-from st.model.recompute import Recompute, RecomputeOptions
-from st.testing.tiny import TinyFamily
+from st.model.adapters.full import FullAdapter, FullOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.inside.blocks import BlockStack
+from st.model.inside.recompute import Recompute, RecomputeOptions
+from st.testing.subjects.tiny import TinyFamily
 
 FAMILY = TinyFamily(TinyFamily.Options())
 

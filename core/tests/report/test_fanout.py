@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from st.options import Options
+from st.progress import Outcome
 from st.report.fanout import Fanout
 from st.report.tracker import RunInfo, Tracker
-from st.train.run import Outcome
 
 INFO = RunInfo("run", Path("."), {})
 

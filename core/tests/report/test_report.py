@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from st.progress import Outcome, Progress
 from st.report.console import PlainConsole, open_console
-from st.report.events import EventLog, read_events
+from st.report.log.events import EventLog, read_events
 from st.report.report import Report, ReportOptions
+from st.report.stats import StepStats, UpdateStats
 from st.report.tracker import Picture, RunInfo
-from st.train.run import Outcome, Progress
-from st.train.step import StepStats, UpdateStats
 
 
 class Counts(TorchDispatchMode):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from st.data.folder import FolderBackend, FolderOptions
-from st.loading import load_local
+from st.data.source.folder import FolderBackend, FolderOptions
+from st.plugins.loading import load_local
 from st.testing import DataBackendTests, HookPluginTests, TrackerTests, not_applicable
 from st.testing.runs import write_photos
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from st.model.quantizer import PackedWeight, Quantizer, QuantizerOptions
+from st.model.quantize.quantizer import PackedWeight, Quantizer, QuantizerOptions
 from st.testing import QuantizerTests
 
 PLUGIN = f"{Path(__file__).with_name('plugins') / 'rounding.py'}:Rounds"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from st.model.blocks import BlockCall, BlockResult, Proceed
-from st.model.recompute import Recompute, RecomputeOptions
+from st.model.inside.blocks import BlockCall, BlockResult, Proceed
+from st.model.inside.recompute import Recompute, RecomputeOptions
 from st.testing import BlockMiddlewareTests, not_applicable
 from st.testing.routes import KeepTokens, Tap
 

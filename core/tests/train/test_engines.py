@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from st.testing.runs import TINY, TinyRun, TinyRunner, call_cli
-from st.train.whereabouts import Place, missing
+from st.train.ranks.whereabouts import Place, missing
 
 TOLERANCE = 1e-6
 """Of the largest weight, in fp32: only the order of sums differs."""

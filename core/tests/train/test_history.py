@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from st.model.adapter_file import read_adapter_file, write_adapter_file
+from st.model.files.adapter_file import read_adapter_file, write_adapter_file
 from st.testing import TinyRun, TinyRunner
 
 

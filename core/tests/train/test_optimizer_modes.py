@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from st.reopening import open_run
 from st.testing import TinyRunner
-from st.train.state import read_state
+from st.train.reopening import open_run
+from st.train.saving.state import read_state
 
 PLUGIN = '''
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ class Shifted:
 
     @st.hookimpl
     def st_register(self, register):
-        register.optimizer("shifted", build, st.Options)
+        register.add(st.OPTIMIZER, "shifted", build, st.Options)
 
 
 def build(groups, options):

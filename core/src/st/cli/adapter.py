@@ -26,7 +26,7 @@ class Precision(StrEnum):
 
 def inspect(file: File) -> None:
     """Show what is in a file: its layers, ranks, scales, strength and history."""
-    from st.model.adapter_algebra import norm, open_adapter
+    from st.model.files.adapter_algebra import norm, open_adapter
 
     opened = open_adapter(file)
     updates = opened.updates.values()
@@ -49,9 +49,9 @@ def convert(
     overrides: Overrides = None,
 ) -> None:
     """Write a file in another layout of its family: --plugins names that, --set model.checkpoint=DIR what it needs."""
-    from st.assembly import assemble
-    from st.model.adapter_file import read_adapter_file, write_layout
-    from st.model.formats import METADATA, read_layout
+    from st.model.files.adapter_file import read_adapter_file, write_layout
+    from st.model.files.formats import METADATA, read_layout
+    from st.settings.assembly import assemble
 
     _refuse_existing(out)
     _, active = assemble(None, plugins or (), overrides or ())
@@ -73,7 +73,7 @@ def merge(
     ] = "",
 ) -> None:
     """Add adapters up, exactly: the ranks of a layer add up too."""
-    from st.model import adapter_algebra as algebra
+    from st.model.files import adapter_algebra as algebra
 
     _refuse_existing(out)
     numbers = _numbers(weights) if weights else [1.0] * len(files)
@@ -89,7 +89,7 @@ def resize(
     file: File, out: Out, rank: Annotated[int, typer.Option(min=1, help="The largest rank that is left.")]
 ) -> None:
     """Bring an adapter to a lower rank, by the singular values of each layer."""
-    from st.model import adapter_algebra as algebra
+    from st.model.files import adapter_algebra as algebra
 
     _refuse_existing(out)
     opened = algebra.open_adapter(file)
@@ -137,7 +137,7 @@ def diff(
     second: Annotated[Path, typer.Argument(show_default=False)],
 ) -> None:
     """Show where two adapters of one layout differ: the norm of the difference over that of the larger update."""
-    from st.model import adapter_algebra as algebra
+    from st.model.files import adapter_algebra as algebra
 
     one, other = algebra.open_adapter(first), algebra.open_adapter(second)
     both = algebra.comparable(one, other)

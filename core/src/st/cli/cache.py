@@ -9,14 +9,14 @@ import typer
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
-    from st.data.cache import Cache
-    from st.data.origins import Origins
+    from st.data.cache.cache import Cache
+    from st.data.cache.origins import Origins
 
 
 def du(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) -> None:
     """Show how much each encoder's outputs take."""
-    from st.cli.table import print_table
-    from st.data.pruning import usage
+    from st.cli.printing.table import print_table
+    from st.data.cache.pruning import usage
 
     cache = _opened(*_assembled(file, plugins, overrides))
     rows = [
@@ -49,7 +49,7 @@ def prune(
     """Take out entries that are damaged or stored twice. No run may be using the cache meanwhile."""
     import time
 
-    from st.data.pruning import prune as take_out
+    from st.data.cache.pruning import prune as take_out
 
     config, active = _assembled(file, plugins, overrides)
     cache = _opened(config, active)
@@ -68,8 +68,8 @@ def explain(
     overrides: Overrides = None,
 ) -> None:
     """Say for each encoder whether a sample's entry is there, and what has changed where it is not."""
-    from st.cli.table import print_table
-    from st.data.explanation import explain as reasons
+    from st.cli.printing.table import print_table
+    from st.data.cache.explanation import explain as reasons
     from st.errors import StError
     from st.report.report import Report
     from st.train.stages import read_data
@@ -93,13 +93,13 @@ def explain(
 
 
 def _assembled(file: Any, plugins: PluginNames, overrides: Overrides) -> tuple[Any, Any]:
-    from st.assembly import assemble
+    from st.settings.assembly import assemble
 
     return assemble(file, plugins or (), overrides or ())
 
 
 def _opened(config: Any, active: Any) -> Cache:
-    from st.data.cache import Cache
+    from st.data.cache.cache import Cache
     from st.train.stages import open_cache_store
 
     return Cache(open_cache_store(config), note=lambda text: typer.echo(text, err=True))
@@ -107,9 +107,9 @@ def _opened(config: Any, active: Any) -> Cache:
 
 def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     """The keys of every entry that this run file's samples, captions and validation prompts need."""
-    from st.data.pruning import needed_keys
+    from st.data.cache.pruning import needed_keys
+    from st.report.rendering.asked import prompts_to_encode
     from st.report.report import Report
-    from st.report.validation import prompts_to_encode
     from st.train.stages import read_data
 
     sets = read_data(config, active, Report.silent())
@@ -117,12 +117,12 @@ def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
 
 
 def _origins(config: Any, active: Any) -> Origins:
-    from st.data.features import feature_encoders
-    from st.data.origins import Origins
-    from st.model.quantizer import text_encoders
+    from st.data.cache.origins import Origins
+    from st.model.quantize.quantizer import text_encoders
+    from st.train.stages import brought_encoders
 
-    encoders = text_encoders(config, active.family)
-    return Origins(active.family.codec(), encoders, features=feature_encoders(config, active, encoders))
+    encoders = text_encoders(config.quantizer, active.family)
+    return Origins(active.family.codec(), encoders, features=brought_encoders(config, active, encoders))
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -16,11 +16,11 @@ def show(
     origin: Annotated[bool, typer.Option("--origin", help="Also say where each value was written.")] = False,
 ) -> None:
     """Print every setting of a run as a run file: those that were written and those at their defaults."""
-    from st.assembly import assemble
-    from st.cli.plan import settings
-    from st.config import RunOptions
-    from st.runfile import dotted
-    from st.toml import value_text
+    from st.cli.printing.plan import settings
+    from st.reading.runfile import dotted
+    from st.reading.toml import value_text
+    from st.settings.assembly import assemble
+    from st.settings.config import RunOptions
 
     config, _ = assemble(file, plugins or (), overrides or ())
     section: tuple[str | int, ...] = ()

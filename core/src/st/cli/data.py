@@ -8,11 +8,11 @@ import typer
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
-    from st.activation import Plugins
-    from st.config import RunConfig
     from st.data.backend import DataBackend
     from st.data.dataset import DatasetConfig
-    from st.data.pairing import Listed
+    from st.data.sets.pairing import Listed
+    from st.plugins.activation import Plugins
+    from st.settings.config import RunConfig
 
 
 def check(
@@ -26,10 +26,10 @@ def check(
 
     Nothing is written. Ends with 1 where training would stop.
     """
-    from st.assembly import assemble
-    from st.data.buckets import BatchShape
-    from st.data.checking import check_set, failure, lines
+    from st.data.inspect.checking import check_set, failure, lines
+    from st.data.shape.buckets import BatchShape
     from st.errors import StError
+    from st.settings.assembly import assemble
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
@@ -67,15 +67,16 @@ def show(
     per_bucket: Annotated[int, typer.Option(min=1, help="Samples shown of each bucket.")] = 24,
 ) -> None:
     """Write a page with the pictures of every bucket as training will see them: crops, masks and captions."""
-    from st.assembly import assemble
-    from st.data.prepare import prepare
-    from st.data.sheet import page
+    from st.data.inspect.sheet import page
+    from st.data.sets.prepare import prepare
     from st.report.report import Report
+    from st.settings.assembly import assemble
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
     backends, transforms = zip(*(_parts(active, dataset) for dataset in config.datasets), strict=True)
-    sets = prepare(config, backends, active.family.geometry, transforms=transforms, report=Report.silent())
+    rule, report = active.family.geometry, Report.silent()
+    sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
     typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
@@ -88,9 +89,9 @@ def _parts(active: "Plugins", dataset: "DatasetConfig") -> tuple["DataBackend", 
 
 def _references(config: "RunConfig", active: "Plugins") -> dict[str, "Listed"]:
     """The data sets with role "reference" by name: what there is in them."""
-    from st.data.pairing import check_names
-    from st.data.prepare import list_set
     from st.data.sample import REFERENCE
+    from st.data.sets.pairing import check_names
+    from st.data.sets.prepare import list_set
     from st.report.report import Report
 
     check_names(config.datasets)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from st.assembly import assemble
 from st.errors import StError
-from st.model.adapter_file import write_layout
-from st.model.architecture import lora_facts
-from st.model.extraction import Extracted, WeightFiles, denoiser_folder, extract
+from st.model.adapters.architecture import lora_facts
+from st.model.adapters.extraction import Extracted, WeightFiles, denoiser_folder, extract
+from st.model.files.adapter_file import write_layout
+from st.settings.assembly import assemble
 
 if TYPE_CHECKING:
-    from st.model.pipeline_family import PipelineFamily
+    from st.model.pipelines.pipeline_family import PipelineFamily
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def extract_adapter(
 
 def _family(base: Path, plugins: Sequence[str], overrides: Sequence[str]) -> PipelineFamily[Any]:
     """The family, with the base as its model: its formats may have to know the layers."""
-    from st.model.pipeline_family import PipelineFamily
+    from st.model.pipelines.pipeline_family import PipelineFamily
 
     whole = (base / "model_index.json").is_file()
     where = [f"model.checkpoint={base}"] if whole else [f"model.denoiser={base}", "model.denoiser_subfolder="]

@@ -58,7 +58,7 @@ def write(kind: Kind, words: dict[str, str], folder: Path) -> list[Path]:
 
 def _words(name: str) -> dict[str, str]:
     """What the placeholders of a template stand for. Raises StError for a name that no package could have."""
-    from st.config import RunOptions, section_names
+    from st.settings.config import RunOptions, section_names
 
     if not NAME.fullmatch(name):
         raise StError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from st.catalogue import Installed
+    from st.plugins.catalogue import Installed
 
 Name = Annotated[str, typer.Argument(help="A plugin's name.", show_default=False)]
 
@@ -15,8 +15,8 @@ Name = Annotated[str, typer.Argument(help="A plugin's name.", show_default=False
 def plugins() -> None:
     """List the plugins that are installed and those of ours that are not."""
     import st
-    from st.catalogue import Catalogue
-    from st.cli.table import print_table
+    from st.cli.printing.table import print_table
+    from st.plugins.catalogue import Catalogue
 
     catalogue = Catalogue.scan()
     rows = [
@@ -43,13 +43,13 @@ def check(
     import subprocess
     import sys
 
-    from st.catalogue import Catalogue
-    from st.cli.table import print_table
+    from st.cli.printing.table import print_table
+    from st.plugins.catalogue import Catalogue
 
     names = [name] if name else [f"{plugin.kind}:{plugin.name}" for plugin in Catalogue.scan().usable]
     rows, failed = [], False
     for each in names:
-        command = [sys.executable, "-m", "st.checking", each, *(["--traceback"] if name else [])]
+        command = [sys.executable, "-m", "st.plugins.checking", each, *(["--traceback"] if name else [])]
         done = subprocess.run(command, capture_output=True, text=True)
         failed = failed or done.returncode != 0
         if name:
@@ -66,7 +66,7 @@ def why(name: Name) -> None:
     """Say what a plugin's name stands for, where that is installed, and how it takes part in a run."""
     from importlib.metadata import distribution
 
-    from st.catalogue import Catalogue
+    from st.plugins.catalogue import Catalogue
 
     plugin = Catalogue.scan().find(name)
     typer.echo(f"{plugin.label} is the class {plugin.target}.")

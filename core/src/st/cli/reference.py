@@ -16,14 +16,14 @@ def options(
     ] = None,
 ) -> None:
     """Print tables of options."""
-    from st.reference import options_page
+    from st.settings.reference import options_page
 
     typer.echo(options_page(names or ()), nl=False)
 
 
 def hooks() -> None:
     """Print every hook, in the order in which a run calls them."""
-    from st.reference import hooks_page
+    from st.settings.reference import hooks_page
 
     typer.echo(hooks_page(), nl=False)
 
@@ -35,10 +35,10 @@ def schema(
     """Print the JSON schema of run files, for editors."""
     import json
 
-    from st.activation import plugin_names
-    from st.reference import describe
-    from st.runfile import read
-    from st.schema import run_file_schema
+    from st.plugins.activation import plugin_names
+    from st.reading.runfile import read
+    from st.settings.reference import describe
+    from st.settings.schema import run_file_schema
 
     listed = read(file).data.get("plugins", []) if file else []
     names, _ = plugin_names(listed, plugins or ())
@@ -52,7 +52,7 @@ def blocks(
     ] = False,
 ) -> None:
     """Check, or write, the generated blocks of files. Ends with 1 where one is out of date."""
-    from st.reference import filled
+    from st.settings.reference import filled
 
     stale = []
     for file in files:

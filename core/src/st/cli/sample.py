@@ -29,15 +29,15 @@ def sample(
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
-    from st.model.quantizer import text_encoders
-    from st.model.references import references_read, unsuited
-    from st.reopening import open_run
-    from st.report.picture_files import recipe, save_picture
-    from st.report.prompts import PromptOptions, check_facts, parse_size, shots, texts
-    from st.report.rendering import Failure, Renderer, encode_texts
-    from st.report.untouched import untouched
-    from st.report.validation import references_shown
+    from st.model.adapters.references import references_read, unsuited
+    from st.model.quantize.quantizer import text_encoders
+    from st.report.files.picture_files import save_picture
+    from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, shots, texts
+    from st.report.rendering.rendering import Failure, Renderer, encode_texts
     from st.train.assembly import predictor
+    from st.train.reopening import open_run
+    from st.train.validation.untouched import untouched
+    from st.train.validation.validation import references_shown
 
     try:
         sizes = [parse_size(size)] if size else []
@@ -55,7 +55,7 @@ def sample(
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
     renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
     geometry = renderer.geometry(shot, options.frames)
-    encoders = text_encoders(opened.config, opened.family)
+    encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([shot], encoders)
     encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
@@ -81,7 +81,7 @@ def _facts(given: Iterable[str]) -> dict[str, str]:
 
 
 def _without_ending(path: Path) -> Path:
-    from st.report.picture_files import ENDINGS
+    from st.report.files.picture_files import ENDINGS
 
     return path.with_suffix("") if path.suffix in ENDINGS else path
 

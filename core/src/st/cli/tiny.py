@@ -14,9 +14,9 @@ def tiny(
     directory: Annotated[Path, typer.Argument(help="Folder to write; new or empty.", show_default=False)],
 ) -> None:
     """Write a tiny checkpoint of a family, with random weights, in the layout that the family loads."""
-    from st.catalogue import Catalogue
-    from st.loading import is_local, load, load_local
     from st.model.family import ModelFamily
+    from st.plugins.catalogue import Catalogue
+    from st.plugins.loading import is_local, load, load_local
 
     cls = load_local(family)[1] if is_local(family) else load(Catalogue.scan().find(family, "models"))
     if not issubclass(cls, ModelFamily):

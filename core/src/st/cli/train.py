@@ -26,21 +26,22 @@ def train(
     Ends with 0 when finished, 1 when failed, 2 for settings that cannot be used, 3 when out of memory and 4 when
     interrupted after saving.
     """
-    from st.assembly import assemble
+    from st.settings.assembly import assemble
 
     changes = [*(overrides or ()), *([f"output={json.dumps(str(output))}"] if output else ())]
     config, active = assemble(file, plugins or (), changes, training=True)
     if dry_run:
-        from st.cli.plan import print_plan
+        from st.cli.printing.plan import print_plan
 
         print_plan(config, active)
         return
-    from st.train.launch import INTERRUPTED, run_ranks
+    from st.train.ranks.launch import INTERRUPTED, run_ranks
 
     status = run_ranks(config.ranks, config.device, ctx.obj)
     if status is not None:
         raise typer.Exit(status)
-    from st.train.run import Outcome, execute
+    from st.progress import Outcome
+    from st.train.run import execute
 
     outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
     raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: INTERRUPTED, Outcome.FAILED: 1}[outcome])

@@ -1,1 +1,5 @@
-"""Samples: where they come from, which size they get, and how they become batches."""
+"""What a data set is made of: samples, their sizes, where they come from and what encodes them.
+
+The nouns lie here; the rooms below do the work, in the order store, media, shape, source, sets, cache, feed, inspect.
+Read ``sample.py`` and ``backend.py`` first. Knows no model and no training.
+"""

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, ClassVar
 
 from st.options import Options
+from st.registrar import StrategyKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     import st
     from st.data.sample import Sample
-    from st.data.store import Store
+    from st.data.store.store import Store
+
+
+BACKEND: StrategyKind[Callable[..., DataBackend]] = StrategyKind("backend")
+"""A data backend; its name is the scheme of the urls that it reads."""
 
 
 class DataBackend(ABC):

@@ -6,21 +6,26 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
-from st.diffusion.path import DiscretePath, Mix, unmix
+from st.diffusion.path import DiscretePath, unmix
 from st.diffusion.shift import shift
-from st.options import Options
+from st.registrar import StrategyKind
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from torch import Tensor
 
     from st.diffusion.path import Path
     from st.diffusion.target import Target
-    from st.registrar import Registrar
 
     Predict = Callable[[Tensor, Tensor], Tensor]
     """(x, t) to a prediction like x; x (B, ...), t (B,) in (0, 1]."""
     Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(x, t) to the clean latents and the noise that x is believed to be made of."""
+
+
+SAMPLER: StrategyKind[Callable[[Any], Sampler]] = StrategyKind("sampler")
+"""``[validation] sampler``: how noise is integrated to a sample."""
 
 
 class Sampler(Protocol):
@@ -33,19 +38,6 @@ def euler(read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends:
     """Euler on a straight path, DDIM on a noise schedule (Song et al. 2020, arXiv:2010.02502)."""
     t, following = times
     return path(following).of(*read(x, t))
-
-
-def heun(read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends: bool) -> Tensor:
-    """Heun's second-order method; two predictions for each step but the last. Karras et al. 2022, arXiv:2206.00364."""
-    t, following = times
-    here, there = path(t), path(following)
-    clean, noise = read(x, t)
-    predicted = there.of(clean, noise)
-    if ends:
-        return predicted
-    clean_there, noise_there = read(predicted, following)
-    step = Mix(there.clean - here.clean, there.noise - here.noise)
-    return x + step.of((clean + clean_there) / 2, (noise + noise_there) / 2)
 
 
 def sample(
@@ -112,13 +104,3 @@ def _combine(wanted: Tensor, negative: Tensor, scale: float, rescale: float) -> 
     # Lin et al. 2023, arXiv:2305.08891, section 3.4.
     contrast = wanted.std(dims, keepdim=True) / combined.std(dims, keepdim=True)
     return combined * (rescale * contrast + 1 - rescale)
-
-
-class SamplerOptions(Options):
-    """A sampler without settings."""
-
-
-def register(register: Registrar) -> None:
-    """Add the built-in samplers."""
-    register.sampler("euler", lambda options: euler, SamplerOptions)
-    register.sampler("heun", lambda options: heun, SamplerOptions)

@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
 
-from st.data.rule import GeometryRule
+from st.data.shape.rule import GeometryRule
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.errors import StError
 from st.options import Options
+from st.registrar import StrategyKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path as FilePath
+    from typing import Any
 
     import torch
     from torch import Tensor, nn
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
     from st.diffusion.objective import Batch, Noised
     from st.diffusion.path import Path
     from st.diffusion.target import Target
-    from st.model.blocks import BlockGroup
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
+    from st.model.inside.blocks import BlockGroup
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+FAMILY: StrategyKind[Callable[..., ModelFamily[Any]]] = StrategyKind("family")
+"""A model family made at run time, named in ``plugins``."""
 
 
 class ModelFamily(ABC, Generic[OptionsT]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from st.report.duration import duration
+from st.report.log.duration import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -9,8 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from st.progress import Outcome
     from st.report.tracker import Picture, RunInfo, Tracker
-    from st.train.run import Outcome
 
 CAPACITY = 1000
 """Calls that may wait for a tracker before its oldest metrics are dropped."""

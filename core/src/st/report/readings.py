@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from st.train.run import Progress
-    from st.train.step import StepStats
+    from st.progress import Progress
+    from st.report.stats import StepStats
 
     Mean = Callable[[Tensor], Tensor]
 

@@ -15,17 +15,17 @@ from pydantic import Field
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
-from st.report.events import FILE, EventLog
 from st.report.fanout import Fanout
+from st.report.log.events import FILE, EventLog
 from st.report.readings import Readings, Spoiled
 from st.report.slowdown import SlowDown
 
 if TYPE_CHECKING:
-    from st.report.page_samples import Thumbnails
+    from st.progress import Outcome, Progress
+    from st.report.page.page_samples import Thumbnails
     from st.report.readings import Mean
+    from st.report.stats import StepStats
     from st.report.tracker import Picture, RunInfo, Tracker
-    from st.train.run import Outcome, Progress
-    from st.train.step import StepStats
 
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
@@ -234,8 +234,8 @@ class Report:
         """Rewrite ``report.html`` from the event log; its path, or None where nothing is written."""
         if self._info is None:
             return None
-        from st.report.page import write_page
-        from st.report.page_samples import Thumbnails
+        from st.report.page.page import write_page
+        from st.report.page.page_samples import Thumbnails
 
         with self._page_lock:
             self._thumbnails = self._thumbnails or Thumbnails()

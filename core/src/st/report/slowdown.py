@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from st.report.duration import duration
+from st.report.log.duration import duration
 
 WARM_UP, BASELINE, RECENT = 1, 20, 10
 """Readings that are passed over at first (compilation, cold caches), that say what is usual, and that are compared."""

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import st.options
+from st.registrar import StrategyKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from st.train.run import Outcome
+    from st.progress import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class Picture:
     label: str
     frames: int = 1
     frames_per_second: float = 0.0
+
+
+TRACKER: StrategyKind[Callable[..., Tracker]] = StrategyKind("tracker")
+"""A tracker made at run time, named in ``plugins``."""
 
 
 class Tracker(ABC):

@@ -13,16 +13,16 @@ import pytest
 if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
     from st.testing.declared import not_applicable as not_applicable
+    from st.testing.examples import example_batch as example_batch
+    from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
-    from st.testing.family.examples import example_batch as example_batch
-    from st.testing.family.examples import example_noised as example_noised
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
-    from st.testing.tiny import TinyFamily as TinyFamily
+    from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
 
 _HOME = {
@@ -32,12 +32,12 @@ _HOME = {
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",
     "QuantizerTests": "st.testing.quantizers",
-    "TinyFamily": "st.testing.tiny",
+    "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",
     "TrackerTests": "st.testing.trackers",
-    "example_batch": "st.testing.family.examples",
-    "example_noised": "st.testing.family.examples",
+    "example_batch": "st.testing.examples",
+    "example_noised": "st.testing.examples",
     "not_applicable": "st.testing.declared",
 }
 

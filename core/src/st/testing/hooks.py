@@ -16,7 +16,7 @@ class HookPluginTests(PluginTests):
     settings: ClassVar[str] = ""
 
     def test_it_implements_a_hook(self) -> None:
-        from st.loading import hook_arguments
+        from st.plugins.loading import hook_arguments
 
         cls = self._class()
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from st.model.blocks import BlockStack, Layer
+from st.model.inside.blocks import BlockStack, Layer
 from st.testing.declared import Conformance
-from st.testing.family.examples import example_batch, example_noised
+from st.testing.examples import example_batch, example_noised
 from st.testing.routes import Tap
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st.diffusion.objective import Batch, Noised
-    from st.model.blocks import BlockMiddleware
+    from st.model.inside.blocks import BlockMiddleware
 
     Build = Callable[[], BlockMiddleware]
 
@@ -96,7 +96,7 @@ class BlockMiddlewareTests(Conformance):
     ) -> None:
         import torch
 
-        from st.model.recompute import Recompute, RecomputeOptions
+        from st.model.inside.recompute import Recompute, RecomputeOptions
 
         if build().layer is Layer.RECOMPUTE:
             pytest.skip("it is the recomputation")

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st.checking import HEAVY
+from st.plugins.checking import HEAVY
 from st.testing.declared import Conformance
 
 if TYPE_CHECKING:
-    from st.catalogue import Installed
+    from st.plugins.catalogue import Installed
 
 
 def heavy_imports_of(code: str) -> list[str]:
@@ -29,10 +29,10 @@ class PluginTests(Conformance):
     plugin: ClassVar[str]
 
     def test_import_stays_light(self) -> None:
-        assert heavy_imports_of(f"from st.checking import check; check({self.plugin!r})") == []
+        assert heavy_imports_of(f"from st.plugins.checking import check; check({self.plugin!r})") == []
 
     def test_class_is_what_every_plugin_is(self) -> None:
-        from st.loading import check_class
+        from st.plugins.loading import check_class
 
         check_class(*self._loaded())
 
@@ -57,8 +57,8 @@ class PluginTests(Conformance):
         return self._loaded()[1]
 
     def _loaded(self) -> tuple[Installed, type]:
-        from st.catalogue import Catalogue
-        from st.loading import is_local, load, load_local
+        from st.plugins.catalogue import Catalogue
+        from st.plugins.loading import is_local, load, load_local
 
         if is_local(self.plugin):
             return load_local(self.plugin)

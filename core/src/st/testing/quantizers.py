@@ -9,7 +9,7 @@ import pytest
 from st.errors import StError
 from st.testing.declared import Conformance
 from st.testing.runs import TinyRunner, call_cli
-from st.testing.tiny import TinyFamily
+from st.testing.subjects.tiny import TinyFamily
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st.model.quantized import QuantizedLinear
-    from st.model.quantizer import PackedWeight, Quantizer
+    from st.model.quantize.quantized import QuantizedLinear
+    from st.model.quantize.quantizer import PackedWeight, Quantizer
     from st.testing.runs import TinyRun
 
     Build = Callable[..., Quantizer]
@@ -45,7 +45,7 @@ class QuantizerTests(Conformance):
     @pytest.fixture
     def build(self) -> Build:
         """Makes the quantizer with some options."""
-        from st.reference import describe
+        from st.settings.reference import describe
 
         strategy = describe([self.plugin]).registrar.lookup("quantizer", self.kind)
         return lambda **options: strategy.build(strategy.options(**options))
@@ -210,7 +210,7 @@ class QuantizerTests(Conformance):
         import torch
         from torch import nn
 
-        from st.model.quantized import QuantizedLinear, quantize
+        from st.model.quantize.quantized import QuantizedLinear, quantize
 
         plain, network = denoiser(), denoiser()
 
@@ -227,7 +227,7 @@ class QuantizerTests(Conformance):
     def test_every_other_weight_is_what_it_was(self, build: Build, denoiser: Callable[[], nn.Module]) -> None:
         import torch
 
-        from st.model.quantized import quantize
+        from st.model.quantize.quantized import quantize
 
         network, plain = denoiser(), dict(denoiser().named_parameters())
 
@@ -283,7 +283,7 @@ class QuantizerTests(Conformance):
     def test_nothing_to_quantize_is_an_error(self, build: Build, denoiser: Callable[[], nn.Module]) -> None:
         import torch
 
-        from st.model.quantized import quantize
+        from st.model.quantize.quantized import quantize
 
         done = quantize(denoiser(), build(smallest=10**9), torch.device("cpu"))
 
@@ -311,7 +311,7 @@ def _input() -> torch.Tensor:
 def _layer(quantizer: Quantizer) -> QuantizedLinear:
     import torch
 
-    from st.model.quantized import QuantizedLinear
+    from st.model.quantize.quantized import QuantizedLinear
 
     layer = torch.nn.Linear(512, 256)
     layer.weight.data = _weight()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from st.model.blocks import Claims, Layer
+from st.model.inside.blocks import Claims, Layer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from st.model.blocks import BlockCall, BlockResult, Proceed
+    from st.model.inside.blocks import BlockCall, BlockResult, Proceed
 
 
 class Tap:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from st.testing.family.examples import example_pixels
+from st.testing.examples import example_pixels
 
-TINY = Path(__file__).with_name("tiny.py")
+TINY = Path(__file__).with_name("subjects") / "tiny.py"
 
 PHOTO_CAPTIONS = ("a red square on a table", "a tree by a river")
 
@@ -102,7 +102,7 @@ class TinyRun:
 
 
 def _events(file: Path) -> Iterator[dict[str, Any]]:
-    from st.report.events import read_events
+    from st.report.log.events import read_events
 
     return read_events(file)
 
@@ -145,7 +145,7 @@ class TinyRunner:
         return TinyRun(directory, result)
 
     def _checkpoint(self) -> Path:
-        from st.testing.tiny import TinyFamily
+        from st.testing.subjects.tiny import TinyFamily
 
         folder = self.root / "tiny"
         if not folder.exists():

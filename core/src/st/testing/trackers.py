@@ -46,7 +46,7 @@ class TrackerTests(PluginTests):
         assert raised == []
 
     def test_a_run_without_steps_can_be_finished(self, tracker: Tracker, tmp_path: Path) -> None:
-        from st.train.run import Outcome
+        from st.progress import Outcome
 
         tracker.start(RunInfo(name="empty", directory=tmp_path, config={}))
         tracker.finish(Outcome.FAILED)
@@ -61,7 +61,7 @@ class TrackerTests(PluginTests):
         """A run of two steps with a picture."""
         from PIL import Image
 
-        from st.train.run import Outcome
+        from st.progress import Outcome
 
         Image.new("RGB", (8, 8), "teal").save(directory / "picture.png")
         tracker.start(RunInfo(name="run", directory=directory, config={"steps": 2, "model": {"checkpoint": ""}}))

@@ -1,1 +1,5 @@
-"""A run: its order, its loop and its checkpoints."""
+"""A run, from settings to the saved adapter.
+
+Imports everything but the command line.
+Read ``run.py`` first, then ``loop.py``.
+"""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st.errors import ProblemsFound, StError
-from st.model.quantized import check_kept, quantize
-from st.train.average import Average
-from st.train.groups import split
-from st.train.optimizer import HasEvaluationMode, Measured
-from st.train.state import read_state
-from st.train.step import Step, UpdateStats
+from st.model.quantize.quantized import check_kept, quantize
+from st.report.stats import UpdateStats
+from st.train.parts.step import Step
+from st.train.saving.state import read_state
+from st.train.updates.average import Average
+from st.train.updates.groups import split
+from st.train.updates.optimizer import HasEvaluationMode, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from st.activation import Plugins
-    from st.config import RunConfig
     from st.diffusion.objective import Batch, Noised, Objective
-    from st.model.adapter import Adapter
-    from st.model.blocks import BlockMiddleware
+    from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
-    from st.model.quantizer import Quantizer
+    from st.model.inside.blocks import BlockMiddleware
+    from st.model.quantize.quantizer import Quantizer
+    from st.plugins.activation import Plugins
     from st.registrar import Choice
     from st.report.report import Report
-    from st.train.run import Run
-    from st.train.schedule import Schedule
+    from st.settings.config import RunConfig
+    from st.train.parts.run import Run
+    from st.train.updates.schedule import Schedule
 
     ParamGroup = dict[str, Any]
 
@@ -104,10 +105,10 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
 
     checkpoint: whose adapter is loaded, while weights are whole on every rank.
     """
-    from st.model.blocks import BlockStack, find_blocks
-    from st.model.claims import check_claims
-    from st.model.compiling import compile_blocks
-    from st.model.recompute import Recompute
+    from st.model.inside.blocks import BlockStack, find_blocks
+    from st.model.inside.claims import check_claims
+    from st.model.inside.compiling import compile_blocks
+    from st.model.inside.recompute import Recompute
 
     family = run.family
     attached = run.adapter.attach(run.denoiser, family.adapter_targets(), family.adapter_formats())

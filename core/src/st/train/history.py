@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from st.options import Options
+from st.train.saving.output import now
 
 if TYPE_CHECKING:
-    from st.config import RunConfig
-    from st.data.prepare import PreparedSet
+    from st.data.sets.prepare import PreparedSet
+    from st.progress import Progress
     from st.registrar import Choice
-    from st.train.run import Progress
+    from st.settings.config import RunConfig
 
     Texts = dict[str, str]
 
 TAGS = 1000
 """How many tags of a data set are counted in a file: captions of whole sentences have as many as there are captions."""
-
-
-class MetadataOptions(Options):
-    """What the header of a saved adapter says of its training. Other programs show it, and find trigger words by it."""
-
-    keep: Literal["all", "anonymous", "none"] = "all"
-    """all; anonymous, without captions' tags, names of folders and the run's settings; or none of it."""
-    dates: bool = False
-    """Write when training began and ended. Two runs alike then write different files, unless SOURCE_DATE_EPOCH is
-    set."""
-    title: str = ""
-    """Title of the model. Empty: the run's name."""
-    author: str = ""
-    """Who made it."""
-    description: str = ""
-    """What it is for."""
-    license: str = ""
-    """Under which conditions it may be used."""
-    tags: tuple[str, ...] = ()
-    """Words that it is found by."""
-    trigger_phrase: str = ""
-    """What a prompt must say for it to show."""
 
 
 def history(
@@ -69,11 +45,6 @@ def history(
     if keep == "all":
         found |= {"st_settings": json.dumps(config.plain()), **_of_data(config, trained)}
     return found | (_dates(started) if config.metadata.dates else {})
-
-
-def now() -> float:
-    """Seconds since 1970: SOURCE_DATE_EPOCH where a build sets it, as reproducible-builds.org has it."""
-    return float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
 
 
 def _settings(config: RunConfig) -> Texts:

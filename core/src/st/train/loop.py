@@ -7,15 +7,15 @@ from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from st.train.run import Outcome
-from st.train.step import StepStats
+from st.progress import Outcome
+from st.report.stats import StepStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from st.diffusion.objective import Batch
-    from st.train.run import Run
-    from st.train.step import Step
+    from st.train.parts.run import Run
+    from st.train.parts.step import Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,80 +1,16 @@
-"""Run: everything that is fixed once a run is assembled, and the one place where the order of a run is written down."""
+"""The order of a run, from settings to the saved adapter: the one place where it is written down."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from st.importing import importing
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from st.activation import Plugins
-    from st.config import RunConfig
-    from st.diffusion.objective import Batch, Objective
-    from st.model.adapter import Adapter
-    from st.model.blocks import BlockGroup
-    from st.model.family import ModelFamily
-    from st.randomness import Draws
-    from st.report.report import Report
-    from st.train.ranks import Ranks
-
-
-class Outcome(Enum):
-    """How a run ended."""
-
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the run is; the one mutable part of it, and only the loop advances it.
-
-    step: optimizer steps taken. samples: samples drawn over all ranks, which is the next draw index. epoch: completed
-    passes.
-    """
-
-    step: int = 0
-    samples: int = 0
-    epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint on disk: the adapter's weights, ``state/`` and ``manifest.json``."""
-
-    directory: Path
-    step: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything fixed once a run is assembled. Techniques read it; none writes to it.
-
-    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs.
-    """
-
-    config: RunConfig
-    directory: Path
-    family: ModelFamily[Any]
-    denoiser: nn.Module
-    blocks: tuple[BlockGroup, ...]
-    num_blocks: int
-    adapter: Adapter
-    objective: Objective
-    ranks: Ranks
-    device: torch.device
-    report: Report
-    draws: Callable[[Batch], Draws]
-    total_steps: int
-    progress: Progress = field(default_factory=Progress)
+    from st.plugins.activation import Plugins
+    from st.progress import Outcome
+    from st.settings.config import RunConfig
 
 
 def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accepted: Sequence[str] = ()) -> Outcome:

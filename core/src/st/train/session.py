@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
-from st.train.groups import check_saved, keep_settings
+from st.progress import Outcome
 from st.train.loop import Announce
-from st.train.optimizer import HasEvaluationMode
-from st.train.run import Outcome
-from st.train.state import read_state, snapshot
+from st.train.saving.state import read_state, snapshot
+from st.train.updates.groups import check_saved, keep_settings
+from st.train.updates.optimizer import HasEvaluationMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from st.activation import Plugins
-    from st.data.loader import Loader
+    from st.data.feed.loader import Loader
     from st.diffusion.objective import Batch, Noised
-    from st.report.validation import Validator
+    from st.plugins.activation import Plugins
+    from st.progress import Checkpoint
+    from st.report.stats import StepStats, UpdateStats
     from st.train.assembly import Learner
-    from st.train.output import OutputFolder
-    from st.train.run import Checkpoint, Run
-    from st.train.saver import Saver
-    from st.train.step import Step, StepStats, UpdateStats
+    from st.train.parts.run import Run
+    from st.train.parts.step import Step
+    from st.train.saving.output import OutputFolder
+    from st.train.saving.saver import Saver
     from st.train.stop import Stop
+    from st.train.validation.validation import Validator
 
     Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
@@ -224,8 +226,9 @@ class Session:
 
 def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, Measure]]:
     """Validation pictures and held-out losses, as the run file asks for them."""
-    from st.report.evaluation import evaluate, evaluation_rows
-    from st.report.validation import PromptValidator, prompts_to_encode
+    from st.report.rendering.asked import prompts_to_encode
+    from st.train.validation.evaluation import evaluate, evaluation_rows
+    from st.train.validation.validation import PromptValidator
 
     run = session.run
     validation, evaluation = run.config.validation, run.config.evaluation

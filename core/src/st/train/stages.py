@@ -14,35 +14,37 @@ import numpy
 import pyarrow as pa
 import torch
 
-from st.data.buckets import BatchShape, check_batches
+from st.data.shape.buckets import BatchShape, check_batches
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
-from st.model.references import references_read, unsuited
+from st.model.adapters.references import references_read, unsuited
+from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.history import history
-from st.train.output import OutputFolder
-from st.train.ranks import choose_device, engine_name
-from st.train.run import Outcome, Run
-from st.train.saver import Saver
+from st.train.parts.run import Run
+from st.train.ranks.ranks import choose_device, engine_name
+from st.train.saving.output import OutputFolder
+from st.train.saving.saver import Saver
 from st.train.session import Session
 from st.train.stop import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from st.activation import Plugins
-    from st.config import RunConfig
-    from st.data.cache import Cache
-    from st.data.encoding import Encoded
-    from st.data.loader import Loader
-    from st.data.prepare import PreparedSet
-    from st.data.store import Store
+    from st.data.cache.cache import Cache
+    from st.data.cache.encoding import Encoded
+    from st.data.encoder import Encoder
+    from st.data.feed.loader import Loader
+    from st.data.sets.prepare import PreparedSet
+    from st.data.store.store import Store
     from st.diffusion.objective import Batch
     from st.model.family import ModelFamily
+    from st.plugins.activation import Plugins
+    from st.settings.config import RunConfig
     from st.train.assembly import Learner
-    from st.train.ranks import Ranks
+    from st.train.ranks.ranks import Ranks
 
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
@@ -128,7 +130,7 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
     """List, transform and bucket every data set; what was dropped is in the report."""
-    from st.data.prepare import prepare
+    from st.data.sets.prepare import prepare
 
     backends = [
         plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
@@ -138,7 +140,19 @@ def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[Prep
         [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
     ]
     store = open_cache_store(config)
-    return prepare(config, backends, plugins.family.geometry, transforms=transforms, report=report, cache_store=store)
+    rule = plugins.family.geometry
+    return prepare(
+        config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report, cache_store=store
+    )
+
+
+def brought_encoders(config: RunConfig, plugins: Plugins, text_encoders: Sequence[Encoder]) -> tuple[Encoder, ...]:
+    """What techniques have computed once of every sample. text_encoders: the family's. Raises PluginError."""
+    from st.data.cache.features import feature_encoders
+
+    family = plugins.family
+    answers = plugins.answers("st_encoders", config=config, family=family)
+    return feature_encoders([family.codec().name, *(encoder.name for encoder in text_encoders)], answers)
 
 
 def open_cache_store(config: RunConfig) -> Store:
@@ -152,13 +166,12 @@ def encode(
     config: RunConfig, plugins: Plugins, sets: Sequence[PreparedSet], ranks: Ranks, report: Report
 ) -> tuple[Encoded, Cache]:
     """Fill the cache with what training and validation need, one encoder in memory at a time."""
-    from st.data.cache import Cache
-    from st.data.encoding import fill
-    from st.data.features import feature_encoders
-    from st.data.overlong import report_overlong
-    from st.model.quantizer import text_encoders
-    from st.report.prompts import check_facts
-    from st.report.validation import prompts_to_encode
+    from st.data.cache.cache import Cache
+    from st.data.cache.encoding import fill
+    from st.data.inspect.overlong import report_overlong
+    from st.model.quantize.quantizer import text_encoders
+    from st.report.rendering.asked import prompts_to_encode
+    from st.report.rendering.prompts import check_facts
 
     options = config.cache
     cache = Cache(
@@ -175,7 +188,9 @@ def encode(
     for one in sets:
         if problem := unsuited(f"data set {one.name!r}", len(one.references), read):
             raise ProblemsFound([problem])
-    encoders = text_encoders(config, family, lambda done: report.note(done.sentence, kind="quantizer", kept=done.left))
+    encoders = text_encoders(
+        config.quantizer, family, lambda done: report.note(done.sentence, kind="quantizer", kept=done.left)
+    )
     check_facts(config.validation.shots() if config.validation.every else (), encoders)
     if ranks.main:
         report_overlong(sets, encoders, report)
@@ -190,7 +205,7 @@ def encode(
         options=options,
         prompts=prompts_to_encode(config.validation),
         references=read.encoder if read else None,
-        features=feature_encoders(config, plugins, encoders),
+        features=brought_encoders(config, plugins, encoders),
     )
     return encoded, cache
 
@@ -199,7 +214,7 @@ def build_loader(
     config: RunConfig, family: ModelFamily[Any], encoded: tuple[Encoded, Cache], ranks: Ranks, report: Report
 ) -> Loader:
     """Batches for this rank, in an order that does not depend on how many ranks there are."""
-    from st.data.loader import Loader
+    from st.data.feed.loader import Loader
 
     found, cache = encoded
     shape = BatchShape(config.batch, ranks.size, config.accumulate)
@@ -221,7 +236,7 @@ def build_loader(
 
 def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report) -> Run:
     """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
-    from st.model.blocks import find_blocks
+    from st.model.inside.blocks import find_blocks
 
     family = plugins.family
     objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 import st
-from st.model.quantizer import PackedWeight, Quantizer, QuantizerOptions, adapter_problems
+from st.model.quantize.quantizer import PackedWeight, Quantizer, QuantizerOptions
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from st.config import RunConfig
 
 
 class RoundingOptions(QuantizerOptions):
@@ -50,9 +48,4 @@ class Rounds:
     @st.hookimpl
     def st_register(self, register: st.Registrar) -> None:
         """Rounding, by its name."""
-        register.quantizer("rounding", partial(Rounding, "rounding"), RoundingOptions)
-
-    @st.hookimpl
-    def st_check(self, config: RunConfig) -> Iterable[st.Problem]:
-        """Adapters that train the weights which would be rounded."""
-        yield from adapter_problems(config)
+        register.add(st.QUANTIZER, "rounding", partial(Rounding, "rounding"), RoundingOptions)

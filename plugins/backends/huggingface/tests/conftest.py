@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from st.testing.network import HOST, METHODS, SpoilingProxy, error_answer
 from st.testing.runs import write_photos
+from st.testing.subjects.network import HOST, METHODS, SpoilingProxy, error_answer
 
 TOKEN = "hf_NeverShownAnywhere0123456789"
 NAME = "someone/pictures"

@@ -12,8 +12,8 @@ from huggingface_hub import constants
 
 from st.errors import DataUnusable, StError, StoreUnreachable
 from st.testing import DataBackendTests
-from st.testing.network import SpoilingProxy
 from st.testing.runs import TinyRunner
+from st.testing.subjects.network import SpoilingProxy
 from st_huggingface import HubFolder
 
 URL = "hf://datasets/someone/pictures/photos"

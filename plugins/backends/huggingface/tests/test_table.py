@@ -15,8 +15,8 @@ from PIL import Image as Pictures
 
 from st.errors import DataUnusable, SampleUnreadable, StError
 from st.testing import DataBackendTests
-from st.testing.network import SpoilingProxy
 from st.testing.runs import TinyRunner
+from st.testing.subjects.network import SpoilingProxy
 from st_huggingface import HubTable
 from st_huggingface.rows import Rows
 

@@ -15,9 +15,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from st.data.store import Store
-from st.testing.network import HOST, METHODS, SpoilingProxy, error_answer
+from st.data.store.store import Store
 from st.testing.runs import write_photos
+from st.testing.subjects.network import HOST, METHODS, SpoilingProxy, error_answer
 from st_s3 import S3
 from st_s3.backend import S3StoreOptions
 

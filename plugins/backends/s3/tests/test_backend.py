@@ -11,7 +11,7 @@ import pytest
 
 from st.errors import StError, StoreUnreachable
 from st.testing import DataBackendTests
-from st.testing.network import SpoilingProxy
+from st.testing.subjects.network import SpoilingProxy
 from st_s3 import S3
 
 

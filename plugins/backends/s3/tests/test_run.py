@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from st.testing import CliResult, TinyRunner
-from st.testing.network import SpoilingProxy
 from st.testing.runs import call_cli
+from st.testing.subjects.network import SpoilingProxy
 
 
 @dataclass(slots=True)

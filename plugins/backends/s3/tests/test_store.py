@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from st.data.store import Store
+from st.data.store.store import Store
 from st.errors import DataUnusable, StoreUnreachable, StoreUnreadable
-from st.testing.network import SpoilingProxy
+from st.testing.subjects.network import SpoilingProxy
 from st_s3 import S3
 from st_s3.backend import S3StoreOptions
 from st_s3.filesystem import Filesystem, etag

@@ -22,12 +22,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from st import Batch, Geometry, Noised
-from st.reopening import open_run
-from st.report.prompts import PromptOptions, shots, texts
-from st.report.rendering import encode_texts
-from st.report.validation import references_shown
+from st.report.rendering.prompts import PromptOptions, shots, texts
+from st.report.rendering.rendering import encode_texts
 from st.testing.runs import TinyRun
 from st.train.assembly import predictor
+from st.train.reopening import open_run
+from st.train.validation.validation import references_shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*", "ignore::FutureWarning:diffusers.*")
 FAMILIES = ("flux", "sdxl")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from st import Geometry, StError
-from st.model.blocks import BlockStack
-from st.model.claims import check_claims
+from st.model.inside.blocks import BlockStack
+from st.model.inside.claims import check_claims
 from st.testing import (
     BlockMiddlewareTests,
     HookPluginTests,

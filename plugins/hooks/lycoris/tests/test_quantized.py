@@ -12,8 +12,8 @@ from optimum.quanto import QLinear, freeze, qfloat8, quantize
 from torch import Tensor, nn
 
 from st.errors import StError
-from st.model import quantized
-from st.model.quantizer import PackedWeight, Quantizer, QuantizerOptions
+from st.model.quantize import quantized
+from st.model.quantize.quantizer import PackedWeight, Quantizer, QuantizerOptions
 from st_lycoris import LycorisAdapter, LycorisOptions
 from st_lycoris.modules import modules
 

@@ -11,10 +11,10 @@ import torch
 from lycoris import create_lycoris_from_weights
 
 from st import Geometry
-from st.model.compiling import CompileOptions, compile_blocks
-from st.reopening import open_run
+from st.model.inside.compiling import CompileOptions, compile_blocks
 from st.testing import HookPluginTests, TinyFamily, TinyRun, example_batch, example_noised
 from st.testing.runs import RUN_FILE, TINY, call_cli, write_photos
+from st.train.reopening import open_run
 from st_lycoris import LycorisAdapter, LycorisOptions
 from st_lycoris.modules import quiet
 

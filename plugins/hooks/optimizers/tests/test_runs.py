@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from st.reopening import open_run
 from st.testing import HookPluginTests, TinyRun, TinyRunner
 from st.testing.runs import TINY, call_cli
-from st.train.state import read_state
+from st.train.reopening import open_run
+from st.train.saving.state import read_state
 
 KINDS = {
     "adamw8bit": "min_8bit_size = 1",

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from st import Batch, Mix, Noised
-from st.diffusion.density import Uniform, UniformOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import Uniform, UniformOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
 from st.diffusion.path import straight
 from st.diffusion.target import clean, epsilon, v, velocity
-from st.diffusion.weighting import Uniform as Even
-from st.diffusion.weighting import UniformOptions as EvenOptions
+from st.diffusion.weightings import Uniform as Even
+from st.diffusion.weightings import UniformOptions as EvenOptions
 from st.testing import HookPluginTests, TinyRunner
 from st.testing.runs import TINY
 from st_prior.technique import parts_of

@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from st import Batch, BlockMiddleware, Geometry, Noised, StError
-from st.model.blocks import BlockStack
-from st.model.claims import check_claims
+from st.model.inside.blocks import BlockStack
+from st.model.inside.claims import check_claims
 from st.randomness import keyed
 from st.testing import (
     BlockMiddlewareTests,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from st import Batch, Geometry
 from st.testing import ModelFamilyTests
-from st.testing.family.examples import CAPTIONS
+from st.testing.examples import CAPTIONS
 from st_ace_step import AceStep, AceStepOptions
 
 # diffusers warns where a tokenizer is left out, and torch where its autoencoder norms weights the old way.

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from st.errors import StError
-from st.model.formats import LoraShape
-from st.model.lora import LoraAdapter, LoraOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.files.formats import LoraShape
 from st_ace_step import AceStep
 from st_ace_step.formats import MakersFormat
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from st import Batch, Geometry, Noised, StError
 from st.data.encoder import Input
-from st.diffusion.density import FixedList, ListOptions, LogitNormal, LogitNormalOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import FixedList, ListOptions, LogitNormal, LogitNormalOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
-from st.diffusion.weighting import Uniform, UniformOptions
-from st.model.blocks import BlockStack
-from st.model.full import FullAdapter, FullOptions
-from st.model.lora import LoraAdapter, LoraOptions
+from st.diffusion.weightings import Uniform, UniformOptions
+from st.model.adapters.full import FullAdapter, FullOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.inside.blocks import BlockStack
 from st.randomness import Draws
 from st.testing.routes import KeepTokens, Tap
 from st_ace_step import AceStep

@@ -14,8 +14,8 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from st.reopening import open_run
 from st.testing.runs import TinyRun
+from st.train.reopening import open_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*"),
@@ -110,7 +110,7 @@ def test_previews_are_sounds_of_the_promised_length_that_the_page_plays(train: C
 
 
 def test_songs_of_one_length_are_trained_together_with_what_is_told_of_them(train: Callable[..., TinyRun]) -> None:
-    from st.assembly import assemble_saved
+    from st.settings.assembly import assemble_saved
     from st.testing.runs import call_cli
 
     done = train()

@@ -12,8 +12,8 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from st.model.adapter_file import read_adapter_file
-from st.model.lora import LoraAdapter, LoraOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.files.adapter_file import read_adapter_file
 from st_flux import Flux
 from st_flux.flavours import FLAVOURS
 

@@ -12,10 +12,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from st import StError
-from st.model.adapter_file import read_adapter_file, write_adapter_file
-from st.model.formats import AdapterFormat, LoraShape, diffusers_format, shape_of
-from st.model.lora import LoraAdapter, LoraOptions
-from st.model.targets import match_modules
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.adapters.targets import match_modules
+from st.model.files.adapter_file import read_adapter_file, write_adapter_file
+from st.model.files.formats import AdapterFormat, LoraShape, diffusers_format, shape_of
 from st_flux.flavours import TARGETS
 from st_flux.formats import ComfyUI, Kohya, Unfused
 from st_flux.names import layers

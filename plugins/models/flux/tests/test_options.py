@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from st import StError
-from st.model.targets import match_modules
+from st.model.adapters.targets import match_modules
 from st_flux import Flux, FluxOptions
 from st_flux.assistant import find_assistant
 from st_flux.flavours import FLAVOURS, TARGETS

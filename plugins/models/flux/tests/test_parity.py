@@ -14,15 +14,15 @@ from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch import Tensor, nn
 
 from st import Batch, Geometry, Noised, StError
-from st.diffusion.density import LogitNormal, LogitNormalOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import LogitNormal, LogitNormalOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
 from st.diffusion.shift import ShiftOptions, shift_rule
-from st.diffusion.weighting import Uniform, UniformOptions
-from st.model.full import FullAdapter, FullOptions
-from st.model.lora import LoraAdapter, LoraOptions
+from st.diffusion.weightings import Uniform, UniformOptions
+from st.model.adapters.full import FullAdapter, FullOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st_flux import Flux
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from st import Batch, Noised
-from st.model.lora import LoraAdapter, LoraOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st_flux import Flux, FluxOptions
 from st_flux.names import layers
 

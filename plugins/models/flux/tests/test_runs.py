@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from st.reopening import open_run
 from st.testing.runs import TinyRun, write_photos
+from st.train.reopening import open_run
 from st_flux import Flux
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
@@ -107,7 +107,7 @@ def test_a_run_shows_what_it_draws_and_learns_beside_an_assistant(
 
 
 def an_adapter(family: Flux, where: Path) -> Path:
-    from st.model.lora import LoraAdapter, LoraOptions
+    from st.model.adapters.lora import LoraAdapter, LoraOptions
 
     denoiser = family.load_denoiser(torch.device("cpu"), torch.float32)
     adapter = LoraAdapter(LoraOptions(rank=2))

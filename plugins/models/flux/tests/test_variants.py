@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from st import Batch, Geometry, Noised, StError
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
-from st.model.adapter_file import write_adapter_file
-from st.model.blocks import BlockStack
-from st.model.lora import LoraAdapter, LoraOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.files.adapter_file import write_adapter_file
+from st.model.inside.blocks import BlockStack
 from st.testing.routes import KeepTokens
 from st_flux import Flux
 from st_flux.assistant import add_assistant, without_assistant

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from st import Geometry, Input, StError
-from st.data.encoder_run import EncoderRun
+from st.data.cache.encoder_run import EncoderRun
 from st.testing import CliResult
 from st_sdxl import Sdxl
 from st_sdxl.layers import original_names

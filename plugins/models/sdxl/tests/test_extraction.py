@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from st.model.adapter_file import read_adapter_file
+from st.model.files.adapter_file import read_adapter_file
 from st_sdxl import Sdxl
 
 LAYERS = (

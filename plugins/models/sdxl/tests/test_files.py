@@ -15,9 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from st import Geometry, Input, StError
-from st.model.adapter_file import write_adapter_file
-from st.model.formats import LoraShape
-from st.model.lora import LoraAdapter, LoraOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.files.adapter_file import write_adapter_file
+from st.model.files.formats import LoraShape
 from st.testing.runs import call_cli, write_photos
 from st_sdxl import Sdxl
 from st_sdxl.layers import original_names

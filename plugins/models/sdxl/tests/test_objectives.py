@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from st import Batch, Media, Noised
-from st.diffusion.density import Segmented, SegmentedOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import Segmented, SegmentedOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
-from st.diffusion.weighting import Uniform, UniformOptions
+from st.diffusion.weightings import Uniform, UniformOptions
 from st.randomness import Draws
 from st.testing import CliResult
 from st_sdxl import Sdxl, SdxlOptions

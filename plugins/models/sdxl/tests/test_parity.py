@@ -15,16 +15,16 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from st import Batch, Geometry, Noised
-from st.diffusion.density import Segmented, SegmentedOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import Segmented, SegmentedOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.noise import NoiseOptions
 from st.diffusion.objective import Objective
 from st.diffusion.sampler import guided, sample
-from st.diffusion.weighting import MinSnr, MinSnrOptions, Uniform, UniformOptions
-from st.model.full import FullAdapter, FullOptions
-from st.model.lora import LoraAdapter, LoraOptions
+from st.diffusion.weightings import MinSnr, MinSnrOptions, Uniform, UniformOptions
+from st.model.adapters.full import FullAdapter, FullOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.randomness import Draws
-from st.report.rendering import RendersPictures
+from st.report.rendering.rendering import RendersPictures
 from st_sdxl import Sdxl
 
 # A guard of diffusers warns where the text encoders are left out, as they are here.

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from st import Batch, Geometry, Noised
-from st.model.blocks import BlockStack
-from st.model.full import FullAdapter, FullOptions
-from st.model.lora import LoraAdapter, LoraOptions
-from st.model.recompute import Recompute, RecomputeOptions
+from st.model.adapters.full import FullAdapter, FullOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.inside.blocks import BlockStack
+from st.model.inside.recompute import Recompute, RecomputeOptions
 from st_sdxl import Sdxl
 
 # A guard of diffusers warns where the text encoders are left out, as they are here.

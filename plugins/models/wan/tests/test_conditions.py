@@ -9,7 +9,7 @@ import torch
 
 from st import Geometry
 from st.data.encoder import Input
-from st.testing.family.examples import encoded, example_inputs
+from st.testing.examples import encoded, example_inputs
 from st_wan import Wan
 from st_wan.conditions import STRIDE, control_channels, control_mask, first_frame_mask
 

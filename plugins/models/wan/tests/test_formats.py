@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from st import Outcome, StError
-from st.model.adapter_file import read_adapter_file
-from st.model.formats import METADATA, UnknownTensors, shape_of
-from st.model.lora import LoraAdapter, LoraOptions
-from st.testing.family.examples import awake_denoiser
+from st.model.adapters.lora import LoraAdapter, LoraOptions
+from st.model.files.adapter_file import read_adapter_file
+from st.model.files.formats import METADATA, UnknownTensors, shape_of
+from st.testing.examples import awake_denoiser
 from st_wan import Wan
 from st_wan.formats import makers_name, our_name, write_parts
 

@@ -15,7 +15,7 @@ from st import Batch, Geometry, Noised, StError
 from st.data.encoder import Input
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
-from st.testing.family.examples import awake_denoiser, example_pixels, row
+from st.testing.examples import awake_denoiser, example_pixels, row
 from st_wan import Wan
 from st_wan.flavours import MODULES
 

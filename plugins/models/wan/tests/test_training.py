@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from st import Batch, Noised, Step, StError
-from st.diffusion.density import LogitNormal, LogitNormalOptions, Uniform, UniformOptions
-from st.diffusion.distance import L2, L2Options
+from st.diffusion.densities import LogitNormal, LogitNormalOptions, Uniform, UniformOptions
+from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
 from st.diffusion.shift import ShiftOptions, shift_rule
-from st.diffusion.weighting import Uniform as Evenly
-from st.diffusion.weighting import UniformOptions as EvenlyOptions
-from st.model.lora import LoraAdapter, LoraOptions
+from st.diffusion.weightings import Uniform as Evenly
+from st.diffusion.weightings import UniformOptions as EvenlyOptions
+from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.randomness import Draws
-from st.testing.family.examples import awake_denoiser
+from st.testing.examples import awake_denoiser
 from st_wan import Wan
 from st_wan.experts import Experts, Within
 

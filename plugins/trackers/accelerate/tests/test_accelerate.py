@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import st
-from st.report.picture_files import save_picture
+from st.report.files.picture_files import save_picture
 from st.testing import CliResult, TinyRunner, TrackerTests
 from st.testing.plugins import heavy_imports_of
 from st.testing.runs import write_photos

@@ -133,7 +133,7 @@ def test_a_clip_is_shown_as_one_that_moves(tmp_path: Path) -> None:
 
 
 def test_a_film_moves_at_its_own_speed(tmp_path: Path) -> None:
-    from st.report.picture_files import save_picture
+    from st.report.files.picture_files import save_picture
 
     white = torch.stack([torch.full((3, 6, 8), shade) for shade in (0.0, 1.0, 0.0)], dim=1)
     path = save_picture(white, tmp_path / "film", {}, frames_per_second=10)

@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 
 import st
-from st.report.events import FILE, EventLog
-from st.report.picture_files import save_picture
+from st.report.files.picture_files import save_picture
+from st.report.log.events import FILE, EventLog
 from st.testing import TinyRunner, TrackerTests
 from st.testing.runs import CliResult, TinyRun
 from st_wandb import WandB

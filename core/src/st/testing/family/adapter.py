@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st.testing.built_in import built_in_adapter
-from st.testing.family.examples import awake_denoiser
+from st.testing.examples import awake_denoiser
 from st.testing.family.subject import FamilyTests
+from st.testing.subjects.built_in import built_in_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from st.diffusion.objective import Batch, Noised
-    from st.model.adapter import Adapter
+    from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
 
 
@@ -54,8 +54,8 @@ class AdapterTests(FamilyTests):
     def test_each_format_round_trips(self, family: ModelFamily[Any], denoiser: nn.Module, tmp_path: Path) -> None:
         import torch
 
-        from st.model.adapter_file import read_adapter_file, write_adapter_file
-        from st.model.formats import shape_of
+        from st.model.files.adapter_file import read_adapter_file, write_adapter_file
+        from st.model.files.formats import shape_of
 
         state = dict(self.trained(family, denoiser).state(denoiser))
         shape = shape_of(state, {})

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st.diffusion.objective import Batch, Noised
-    from st.model.blocks import BlockMiddleware
     from st.model.family import ModelFamily
+    from st.model.inside.blocks import BlockMiddleware
 
 
 class BlocksTests(FamilyTests):
@@ -48,7 +48,7 @@ class BlocksTests(FamilyTests):
     ) -> None:
         import torch
 
-        from st.model.recompute import Recompute, RecomputeOptions
+        from st.model.inside.recompute import Recompute, RecomputeOptions
 
         denoiser.requires_grad_(True)
         plain = self.gradients(family, denoiser, noised, batch)
@@ -105,7 +105,7 @@ class BlocksTests(FamilyTests):
         self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch, *around: BlockMiddleware
     ) -> Tensor:
         """The prediction with middleware around every block, which is taken off again."""
-        from st.model.blocks import BlockStack
+        from st.model.inside.blocks import BlockStack
 
         with BlockStack(denoiser, family.blocks(), sorted(around, key=lambda one: one.layer)):
             return family.predict(denoiser, noised, batch)
@@ -116,7 +116,7 @@ class BlocksTests(FamilyTests):
         """Gradients of the summed squares of the prediction, by parameter."""
         import torch
 
-        from st.model.blocks import BlockStack
+        from st.model.inside.blocks import BlockStack
 
         denoiser.zero_grad(set_to_none=True)
         with BlockStack(denoiser, family.blocks(), around):
@@ -125,6 +125,6 @@ class BlocksTests(FamilyTests):
 
     def num_blocks(self, family: ModelFamily[Any], denoiser: nn.Module) -> int:
         """How many blocks the family declares."""
-        from st.model.blocks import find_blocks
+        from st.model.inside.blocks import find_blocks
 
         return len(find_blocks(denoiser, family.blocks()))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st.testing.built_in import built_in_adapter
-from st.testing.family.examples import example_batch
+from st.testing.examples import example_batch
 from st.testing.family.subject import FamilyTests
+from st.testing.subjects.built_in import built_in_adapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

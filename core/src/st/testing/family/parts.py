@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st.testing.family.examples import encoded, example_inputs, example_media
+from st.testing.examples import encoded, example_inputs, example_media
 from st.testing.family.subject import FamilyTests
 from st.testing.plugins import heavy_imports_of
 
@@ -35,8 +35,8 @@ class PartsTests(FamilyTests):
     def test_encoder_outputs_survive_the_cache(self, family: ModelFamily[Any], tmp_path: Path) -> None:
         import torch
 
-        from st.data.cache import Cache, Origin
-        from st.data.store import Store
+        from st.data.cache.cache import Cache, Origin
+        from st.data.store.store import Store
 
         store = Store.at(str(tmp_path / "cache"))
         written = {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytest
 
-from st.testing.family.examples import example_batch, example_noised, row
+from st.testing.examples import example_batch, example_noised, row
 from st.testing.family.subject import FamilyTests
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from st.data.geometry import Geometry
 from st.testing.declared import Conformance
-from st.testing.family.examples import awake_denoiser, example_batch, example_noised
+from st.testing.examples import awake_denoiser, example_batch, example_noised
 
 if TYPE_CHECKING:
     from torch import nn

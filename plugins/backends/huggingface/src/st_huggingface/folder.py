@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 import st
-from st.data.remote import RemoteFolderBackend, RemoteFolderOptions
+from st.data.source.remote import RemoteFolderBackend, RemoteFolderOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from st.data.store import Store
+    from st.data.store.store import Store
     from st_huggingface.repository import Repository
 
 

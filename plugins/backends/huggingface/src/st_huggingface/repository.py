@@ -18,7 +18,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff  # type: ignore[attr-defined]
 
-from st.data.store import Store
+from st.data.store.store import Store
 from st.errors import DataUnusable, StError, StoreUnreachable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from st.data.header import PREFIX_BYTES, read_header
-from st.data.index import SCHEMA
+from st.data.media.header import PREFIX_BYTES, read_header
+from st.data.source.index import SCHEMA
 from st.errors import DataUnusable, SampleUnreadable
 from st_huggingface.conditions import Condition, column, missing
 from st_huggingface.loading import load

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from st.data.index import Listing
+    from st.data.source.index import Listing
     from st_huggingface.rows import Rows
 
 
@@ -76,13 +76,13 @@ class HubTable(st.DataBackend):
         return self._opened
 
     def samples(self, unreadable: Callable[[str, str], None]) -> Iterator[st.Sample]:
-        from st.data.index import Index
+        from st.data.source.index import Index
 
         return Index.from_table(self.table(None, unreadable).table).samples()
 
     def table(self, known: pa.Table | None, unreadable: Callable[[str, str], None]) -> Listing:
         """Every sample, sorted by key; rows that ``known`` has of the same commit are not read again."""
-        from st.data.index import Listing
+        from st.data.source.index import Listing
 
         return Listing(self.rows.listing(known, unreadable))
 

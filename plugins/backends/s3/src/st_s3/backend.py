@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 import st
-from st.data.remote import RemoteFolderBackend, RemoteFolderOptions
+from st.data.source.remote import RemoteFolderBackend, RemoteFolderOptions
 
 if TYPE_CHECKING:
-    from st.data.store import Store
+    from st.data.store.store import Store
 
 
 class S3StoreOptions(st.Options):

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem  # type: ignore[import-untyped]
 
-from st.data.store import Store
+from st.data.store.store import Store
 from st.errors import DataUnusable
 from st_s3.refusals import code_of, is_expired, refusal
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+import st
 from st import Options, hookimpl
 from st_bitsandbytes.quantizer import INT8, NF4, Int8, Nf4, Nf4Options, RowOptions
 
@@ -27,5 +28,5 @@ class BitsAndBytes:
     @hookimpl
     def st_register(self, register: Registrar) -> None:
         """nf4-bnb and int8-bnb."""
-        register.quantizer(NF4, partial(Nf4, NF4), Nf4Options)
-        register.quantizer(INT8, partial(Int8, INT8), RowOptions)
+        register.add(st.QUANTIZER, NF4, partial(Nf4, NF4), Nf4Options)
+        register.add(st.QUANTIZER, INT8, partial(Int8, INT8), RowOptions)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from st import Problem
-from st.model.adapter import NO_FORMATS
-from st.model.lora import LoraAdapter
-from st.model.references import References
+from st.model.adapters.adapter import NO_FORMATS
+from st.model.adapters.lora import LoraAdapter
+from st.model.adapters.references import References
 from st_controlnet.families import WidensInput
 from st_controlnet.network import Shown, family_problems
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from st import ModelFamily
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
     from st_controlnet.options import ControlLoraOptions
 
 

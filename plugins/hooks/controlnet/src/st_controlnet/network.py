@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from st import Adapter, Problem, StError
 from st.data.sample import REFERENCE
-from st.model.adapter import NO_FORMATS, restore
-from st.model.references import ReadsReferences, References
+from st.model.adapters.adapter import NO_FORMATS, restore
+from st.model.adapters.references import ReadsReferences, References
 from st_controlnet.families import AcceptsControl
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, ModelFamily, Noised
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
     from st_controlnet.options import ControlNetOptions
 
 FOLDER = "controlnet"

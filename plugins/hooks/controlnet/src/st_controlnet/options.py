@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from st import Options
-from st.model.lora import LoraOptions
+from st.model.adapters.lora import LoraOptions
 
 
 class ControlNetOptions(Options):

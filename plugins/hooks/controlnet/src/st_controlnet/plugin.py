@@ -23,8 +23,8 @@ class Controls:
     @hookimpl
     def st_register(self, register: Registrar) -> None:
         """Add the adapter kinds."""
-        register.adapter("controlnet", build_controlnet, ControlNetOptions)
-        register.adapter("control_lora", build_control_lora, ControlLoraOptions)
+        register.add(st.ADAPTER, "controlnet", build_controlnet, ControlNetOptions)
+        register.add(st.ADAPTER, "control_lora", build_control_lora, ControlLoraOptions)
 
     @hookimpl
     def st_block_middleware(self, run: Run) -> BlockMiddleware | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from st import StError
-from st.model.token_grid import token_grid
+from st.model.inside.token_grid import token_grid
 
 if TYPE_CHECKING:
     from st_crepa.options import CrepaOptions

@@ -38,7 +38,7 @@ class FrameFeatures(Encoder):
     def fingerprint(self) -> str:
         from hashlib import blake2b
 
-        from st.model.checkpoint_folder import file_digest
+        from st.model.checkpoint.checkpoint_folder import file_digest
 
         digest = blake2b(digest_size=16)
         for path in sorted([self.folder / "config.json", *self.folder.glob("*.safetensors")]):
@@ -48,7 +48,7 @@ class FrameFeatures(Encoder):
     @cached_property
     def folder(self) -> Path:
         """Where the encoder is. Raises StError where there is none."""
-        from st.model.hub import download
+        from st.model.checkpoint.hub import download
 
         if problem := location_problem(self.options.model):
             raise ProblemsFound([problem])
@@ -66,7 +66,7 @@ class FrameFeatures(Encoder):
     @cached_property
     def _sizes(self) -> tuple[int, int]:
         """(width of a feature, edge of a patch)."""
-        from st.model.checkpoint_folder import read_json
+        from st.model.checkpoint.checkpoint_folder import read_json
 
         config = read_json(self.folder / "config.json")
         if not isinstance(config.get("hidden_size"), int) or not isinstance(config.get("patch_size"), int):
@@ -98,7 +98,7 @@ class FrameFeatures(Encoder):
         import torch
         from transformers import AutoModel
 
-        from st.model.quiet import quietly
+        from st.model.pipelines.quiet import quietly
 
         edge = self.edge
         with quietly():
@@ -131,7 +131,7 @@ class FrameFeatures(Encoder):
 
 def location_problem(model: str) -> Problem | None:
     """What is wrong with ``crepa.model``, as far as is known without asking the hub."""
-    from st.model.hub import is_repository
+    from st.model.checkpoint.hub import is_repository
 
     if Path(model).expanduser().is_dir() or is_repository(model):
         return None

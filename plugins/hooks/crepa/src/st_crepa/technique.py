@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Losses, ModelFamily, Noised, Run, Step, StepStats, StepWrapper
-    from st.config import RunConfig
+    from st.settings.config import RunConfig
     from st_crepa.alignment import Projector
     from st_crepa.encoder import FrameFeatures
 
@@ -62,7 +62,7 @@ class Crepa:
     @hookimpl
     def st_denoiser_loaded(self, run: Run) -> None:
         """Before an adapter adds layers of other widths."""
-        from st.model.blocks import find_blocks
+        from st.model.inside.blocks import find_blocks
 
         blocks = find_blocks(run.denoiser, run.blocks)
         inside = [index for index in self._blocks(len(blocks)) if 0 <= index < len(blocks)]

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from st import StError
-from st.train.gathering import whole_weights
-from st.train.group import Group
+from st.train.ranks.gathering import whole_weights
+from st.train.ranks.group import Group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from st.model.blocks import BlockGroup
-    from st.train.gradients import ClipOptions
-    from st.train.ranks import RanksOptions
+    from st.model.inside.blocks import BlockGroup
+    from st.train.ranks.gradients import ClipOptions
+    from st.train.ranks.ranks import RanksOptions
     from st_deepspeed.plugin import DeepSpeedOptions
 
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+import st
 from st import Options, Problem, hookimpl
 
 if TYPE_CHECKING:
     import torch
 
     from st import Registrar, Run
-    from st.config import RunConfig
-    from st.train.ranks import Ranks, RanksOptions
+    from st.settings.config import RunConfig
+    from st.train.ranks.ranks import Ranks, RanksOptions
 
 STAGES = {"zero2": 2, "zero3": 3}
 
@@ -43,7 +44,7 @@ class DeepSpeed:
     @hookimpl
     def st_register(self, register: Registrar) -> None:
         for name, stage in STAGES.items():
-            register.engine(name, partial(self._build, stage), Options, splits=True)
+            register.add(st.ENGINE, name, partial(self._build, stage), Options, traits=("splits",))
 
     @hookimpl
     def st_check(self, config: RunConfig) -> Iterable[Problem]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st import Adapter, Problem, StError
-from st.model.adapter import NO_FORMATS, restore
-from st.model.adapter_start import start_problems
+from st.model.adapters.adapter import NO_FORMATS, restore
+from st.model.adapters.adapter_start import start_problems
 from st.randomness import keyed
 from st_lycoris.names import start_rebuilds
 from st_lycoris.options import Algorithm, LycorisOptions
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import ModelFamily
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
 
     ParamGroup = dict[str, Any]
 
@@ -100,7 +100,7 @@ class LycorisAdapter(Adapter):
     def export(
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
-        from st.model.architecture import adapter_facts
+        from st.model.adapters.architecture import adapter_facts
         from st_lycoris import files
         from st_lycoris.modules import modules
 
@@ -174,7 +174,7 @@ class LycorisAdapter(Adapter):
         return made
 
     def _named(self, denoiser: nn.Module, targets: Sequence[str]) -> dict[str, Algorithm]:
-        from st.model.targets import is_named, match_modules
+        from st.model.adapters.targets import is_named, match_modules
         from st_lycoris.modules import LAYERS, NORMS
 
         options, settings = self.options, dict[str, Algorithm]()

@@ -13,15 +13,15 @@ from lycoris.modules import LokrModule, LycorisBaseModule  # type: ignore[import
 
 from st import StError
 from st.errors import OutputUnwritable
-from st.model.adapter_file import read_adapter_file, write_adapter_file
-from st.model.formats import DOWN, UP, LoraShape
+from st.model.files.adapter_file import read_adapter_file, write_adapter_file
+from st.model.files.formats import DOWN, UP, LoraShape
 from st_lycoris.modules import remade
 from st_lycoris.preset import SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
     from st_lycoris.options import Algorithm
 
 FILE, CONFIG = "adapter.safetensors", "lycoris_config"

@@ -28,7 +28,7 @@ from lycoris.modules import (  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from st import StError
-from st.model.adapter import is_plain
+from st.model.adapters.adapter import is_plain
 from st_lycoris.options import USES, Algorithm
 
 CHILD = "lycoris"

@@ -23,4 +23,4 @@ class Lycoris:
 
     @st.hookimpl
     def st_register(self, register: Registrar) -> None:
-        register.adapter("lycoris", LycorisAdapter, LycorisOptions)
+        register.add(st.ADAPTER, "lycoris", LycorisAdapter, LycorisOptions)

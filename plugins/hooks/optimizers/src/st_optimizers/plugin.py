@@ -21,7 +21,7 @@ from st_optimizers.options import (
 )
 
 if TYPE_CHECKING:
-    from st.config import RunConfig
+    from st.settings.config import RunConfig
 
 SMALLEST_PRODIGY_LR = 0.1
 """A smaller one was meant for another optimizer: Prodigy multiplies the step size that it finds with it."""
@@ -38,17 +38,17 @@ class Optimizers:
     @hookimpl
     def st_register(self, register: st.Registrar) -> None:
         """Every name; what builds it imports its package."""
-        register.optimizer("adamw8bit", building.build_adamw8bit, AdamW8bitOptions)
-        register.optimizer("paged_adamw", building.build_paged_adamw, PagedAdamWOptions)
-        register.optimizer("paged_adamw8bit", building.build_paged_adamw8bit, AdamW8bitOptions)
-        register.optimizer("lion", building.build_lion, LionOptions, elementwise=True)
-        register.optimizer("lion8bit", building.build_lion8bit, Lion8bitOptions)
-        register.optimizer("paged_lion8bit", building.build_paged_lion8bit, Lion8bitOptions)
-        register.optimizer("stable_adamw", building.build_stable_adamw, StableAdamWOptions)
-        register.optimizer("prodigy", building.build_prodigy, ProdigyOptions)
-        register.optimizer("adamw_schedulefree", building.build_schedule_free, ScheduleFreeOptions)
-        register.optimizer("muon", building.build_muon, MuonOptions)
-        register.optimizer("soap", building.build_soap, SoapOptions)
+        register.add(st.OPTIMIZER, "adamw8bit", building.build_adamw8bit, AdamW8bitOptions)
+        register.add(st.OPTIMIZER, "paged_adamw", building.build_paged_adamw, PagedAdamWOptions)
+        register.add(st.OPTIMIZER, "paged_adamw8bit", building.build_paged_adamw8bit, AdamW8bitOptions)
+        register.add(st.OPTIMIZER, "lion", building.build_lion, LionOptions, traits=("elementwise",))
+        register.add(st.OPTIMIZER, "lion8bit", building.build_lion8bit, Lion8bitOptions)
+        register.add(st.OPTIMIZER, "paged_lion8bit", building.build_paged_lion8bit, Lion8bitOptions)
+        register.add(st.OPTIMIZER, "stable_adamw", building.build_stable_adamw, StableAdamWOptions)
+        register.add(st.OPTIMIZER, "prodigy", building.build_prodigy, ProdigyOptions)
+        register.add(st.OPTIMIZER, "adamw_schedulefree", building.build_schedule_free, ScheduleFreeOptions)
+        register.add(st.OPTIMIZER, "muon", building.build_muon, MuonOptions)
+        register.add(st.OPTIMIZER, "soap", building.build_soap, SoapOptions)
 
     @hookimpl
     def st_check(self, config: RunConfig) -> Iterator[Problem]:
@@ -79,7 +79,7 @@ def _schedule_free_problems(config: RunConfig) -> Iterator[Problem]:
 
 
 def _prodigy_problems(config: RunConfig, options: ProdigyOptions) -> Iterator[Problem]:
-    from st.train.schedule import ConstantOptions
+    from st.train.updates.schedules import ConstantOptions
 
     if options.lr < SMALLEST_PRODIGY_LR:
         what = f"optimizer.lr = {options.lr!r} does not go with optimizer.kind = {config.optimizer.kind!r}"

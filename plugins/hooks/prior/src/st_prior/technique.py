@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st import Batch, Mix, Noised, Run, Step, StepWrapper
-    from st.config import RunConfig
     from st.randomness import Draws
+    from st.settings.config import RunConfig
 
 
 class PriorOptions(Options):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+import st
 from st import Options, hookimpl
 from st_quanto.quantizer import BYTES, GROUPS, GroupOptions, InBytes, InGroups, RowOptions
 
@@ -28,6 +29,6 @@ class Quanto:
     def st_register(self, register: Registrar) -> None:
         """int8-quanto, fp8-quanto, int4-quanto and int2-quanto."""
         for kind, dtype in BYTES.items():
-            register.quantizer(kind, partial(InBytes, kind, dtype), RowOptions)
+            register.add(st.QUANTIZER, kind, partial(InBytes, kind, dtype), RowOptions)
         for kind, bits in GROUPS.items():
-            register.quantizer(kind, partial(InGroups, kind, bits), GroupOptions)
+            register.add(st.QUANTIZER, kind, partial(InGroups, kind, bits), GroupOptions)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st import Batch, Noised, Run, Step, StepWrapper, UpdateStats
-    from st.config import RunConfig
+    from st.settings.config import RunConfig
 
 
 class SlidersOptions(Options):

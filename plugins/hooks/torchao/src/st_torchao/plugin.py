@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+import st
 from st import Options, hookimpl
 from st_torchao.quantizer import FP8, INT4, INT8, GroupOptions, InGroups, InRows, RowOptions
 
@@ -28,5 +29,5 @@ class TorchAo:
     def st_register(self, register: Registrar) -> None:
         """int8-torchao, fp8-torchao and int4-torchao."""
         for kind in (INT8, FP8):
-            register.quantizer(kind, partial(InRows, kind), RowOptions)
-        register.quantizer(INT4, partial(InGroups, INT4), GroupOptions)
+            register.add(st.QUANTIZER, kind, partial(InRows, kind), RowOptions)
+        register.add(st.QUANTIZER, INT4, partial(InGroups, INT4), GroupOptions)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from st.model.quantizer import PackedWeight, Quantizer, QuantizerOptions
+from st.model.quantize.quantizer import PackedWeight, Quantizer, QuantizerOptions
 
 if TYPE_CHECKING:
     import torch

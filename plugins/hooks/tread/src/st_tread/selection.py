@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from st import StError
-from st.model.token_grid import token_grid
+from st.model.inside.token_grid import token_grid
 
 if TYPE_CHECKING:
     import torch

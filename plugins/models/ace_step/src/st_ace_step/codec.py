@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from st.model.pipeline_codec import PipelineCodec
+from st.model.pipelines.pipeline_codec import PipelineCodec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from st import Geometry
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
 
 class SoundCodec(PipelineCodec):

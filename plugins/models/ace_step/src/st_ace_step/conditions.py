@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.encoder import Encode, Input
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
 PARTS = ("text_encoder", "tokenizer", "condition_encoder")
 NAME = "encoder_hidden_states"
@@ -51,7 +51,7 @@ class Conditions(Encoder):
         import torch
         from diffusers import AceStepPipeline
 
-        from st.model.pipeline_text import load_pipeline
+        from st.model.pipelines.pipeline_text import load_pipeline
 
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.dtype]
         pipeline = load_pipeline(AceStepPipeline, self.folder, PARTS, dtype).to(device)

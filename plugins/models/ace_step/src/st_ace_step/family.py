@@ -10,7 +10,7 @@ from st import BlockGroup, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.errors import Problem
-from st.model.pipeline_family import PipelineFamily
+from st.model.pipelines.pipeline_family import PipelineFamily
 from st_ace_step.codec import SoundCodec
 from st_ace_step.conditions import NAME, Conditions
 from st_ace_step.flavours import DISTILLED, TARGETS, UNDISTILLED, AceStepOptions
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, Noised, Run
-    from st.config import RunConfig
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
+    from st.settings.config import RunConfig
 
 AWAY = "ACE-Step is guided away from being told nothing at all, and from no text"
 FIXED = ("silence_latent", "null_condition_emb")
@@ -119,7 +119,7 @@ class AceStep(PipelineFamily[AceStepOptions]):
         return TARGETS[self.options.targets]
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.formats import diffusers_format
+        from st.model.files.formats import diffusers_format
         from st_ace_step.formats import MakersFormat
 
         return {"diffusers": diffusers_format(self.denoiser), "comfyui": MakersFormat()}

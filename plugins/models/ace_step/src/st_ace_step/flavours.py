@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from st.model.pipeline_family import PipelineOptions
+from st.model.pipelines.pipeline_family import PipelineOptions
 
 UNDISTILLED: Mapping[str, Mapping[str, object]] = MappingProxyType({"density": {"kind": "logit_normal", "mean": -0.4}})
 """Times as the makers draw them: the sigmoid of a normal number with mean -0.4."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from st import StError
-from st.model.formats import AdapterFormat, LoraShape, comfyui_format, read_layout, split_key
+from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, read_layout, split_key
 
 if TYPE_CHECKING:
     from torch import Tensor

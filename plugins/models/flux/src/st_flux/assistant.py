@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st import StError
-from st.model.hub import is_repository
-from st.model.weights import Weights
+from st.model.checkpoint.hub import is_repository
+from st.model.checkpoint.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
     from st_flux.updates import Update
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -54,7 +54,7 @@ def add_assistant(denoiser: nn.Module, file: Path, formats: Mapping[str, Adapter
 
     Nothing of the denoiser's weights changes, and none of the adapter's are its parameters.
     """
-    from st.model.adapter_file import read_adapter_file
+    from st.model.files.adapter_file import read_adapter_file
     from st_flux.updates import read_updates
 
     tensors, metadata = read_adapter_file(file)

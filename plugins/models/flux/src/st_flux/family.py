@@ -11,8 +11,8 @@ from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.shift import exponential_shift
 from st.diffusion.target import velocity
-from st.model.pipeline_family import PipelineFamily
-from st.model.references import References
+from st.model.adapters.references import References
+from st.model.pipelines.pipeline_family import PipelineFamily
 from st_flux import control
 from st_flux.assistant import add_assistant, find_assistant, without_assistant
 from st_flux.flavours import TARGETS, FluxOptions
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, Noised, Run
-    from st.model.architecture import Architecture
-    from st.model.formats import AdapterFormat
+    from st.model.adapters.architecture import Architecture
+    from st.model.files.formats import AdapterFormat
 
 REFERENCE = "reference"
 """``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
@@ -55,7 +55,7 @@ class Flux(PipelineFamily[FluxOptions]):
     def text_encoders(self) -> Sequence[Encoder]:
         if not self.options.masks:
             return super().text_encoders()
-        from st.model.pipeline_text import PipelineText, Prompting
+        from st.model.pipelines.pipeline_text import PipelineText, Prompting
         from st_flux.masked import MaskedFluxPipeline
 
         self.check()
@@ -138,14 +138,14 @@ class Flux(PipelineFamily[FluxOptions]):
         return fused_names(targets) if self.options.fuse_qkv else targets
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.formats import diffusers_format
+        from st.model.files.formats import diffusers_format
         from st_flux.formats import ComfyUI, Kohya, Unfused
 
         formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": Kohya()}
         return {name: Unfused(one) for name, one in formats.items()} if self.options.fuse_qkv else formats
 
     def architecture(self) -> Architecture:
-        from st.model.architecture import Architecture
+        from st.model.adapters.architecture import Architecture
 
         makers = "https://github.com/black-forest-labs/flux"
         return Architecture(self.options.published.architecture, makers, "flux1", "networks.lora_flux")

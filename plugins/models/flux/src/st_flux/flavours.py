@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from st.model.pipeline_family import PipelineOptions
+from st.model.pipelines.pipeline_family import PipelineOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from st import StError
-from st.model.formats import AdapterFormat, LoraShape, comfyui_format, kohya_format
+from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, kohya_format
 from st_flux.names import layers
 from st_flux.projections import FUSED
 from st_flux.updates import Update, read_updates, share, split, stack, unstack, write_updates

@@ -80,7 +80,7 @@ def _clip() -> tuple[Any, Any]:
 def _t5() -> tuple[Any, Any]:
     from transformers import T5Config, T5EncoderModel
 
-    from st.model.tiny_tokenizer import character_tokenizer
+    from st.model.pipelines.tiny_tokenizer import character_tokenizer
 
     tokenizer, count = character_tokenizer(CHARACTERS)
     config = T5Config(

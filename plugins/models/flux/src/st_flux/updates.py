@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from st.errors import StError
-from st.model.formats import DOWN, MAGNITUDE, UP, LoraShape
+from st.model.files.formats import DOWN, MAGNITUDE, UP, LoraShape
 
 if TYPE_CHECKING:
     from torch import Tensor

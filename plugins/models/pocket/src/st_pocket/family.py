@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, LatentCodec, Noised
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
 
 EDGE = 8
 """Pixels of the squares that become one token."""
@@ -135,7 +135,7 @@ class Pocket(ModelFamily[PocketOptions]):
         return (*ATTENTION, *MLP)
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.formats import diffusers_format
+        from st.model.files.formats import diffusers_format
 
         return {"diffusers": diffusers_format("transformer")}
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.encoder import Encode
-    from st.model.checkpoint_folder import CheckpointFolder
-    from st.model.pipeline_text import PipelineText
-    from st.model.quantizer import Quantization, Quantizer
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
+    from st.model.pipelines.pipeline_text import PipelineText
+    from st.model.quantize.quantizer import Quantization, Quantizer
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 

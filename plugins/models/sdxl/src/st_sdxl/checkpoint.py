@@ -9,7 +9,7 @@ from st import StError
 from st_sdxl.settings import SCHEDULE, SdxlOptions
 
 if TYPE_CHECKING:
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
 BASE_IDS, REFINER_IDS = 6, 5
 """Numbers that the U-Net is told beside the caption: six of sizes and crop, or four of them and a score."""

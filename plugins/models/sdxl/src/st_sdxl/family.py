@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from st import BlockGroup, Encoder, GeometryRule, Problem, StError, TokenStream, hookimpl
 from st.diffusion.path import unmix
 from st.diffusion.target import epsilon, v, velocity
-from st.model.pipeline_family import PipelineFamily
+from st.model.pipelines.pipeline_family import PipelineFamily
 from st_sdxl.checkpoint import check_checkpoint
 from st_sdxl.settings import REPOSITORIES, TARGETS, TEXT_TARGETS, SdxlOptions
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Geometry, Noised
-    from st.config import RunConfig
     from st.diffusion.path import DiscretePath
-    from st.model.architecture import Architecture
-    from st.model.formats import AdapterFormat
+    from st.model.adapters.architecture import Architecture
+    from st.model.files.formats import AdapterFormat
+    from st.settings.config import RunConfig
     from st_sdxl.files import Part
 
 HALVES = ("down_blocks", "mid_block", "up_blocks")
@@ -113,7 +113,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return (*TARGETS[self.options.targets], *(TEXT_TARGETS if self.options.train_text else ()))
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.formats import diffusers_format
+        from st.model.files.formats import diffusers_format
         from st_sdxl.files import Parts, UnetLayers
 
         names = {"diffusers": diffusers_format("unet")} | {
@@ -124,7 +124,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return {name: Parts(partial(self._parts, name, unet)) for name, unet in names.items()}
 
     def architecture(self) -> Architecture:
-        from st.model.architecture import Architecture
+        from st.model.adapters.architecture import Architecture
 
         name = "refiner" if self.options.is_refiner else "base"
         says: Literal["epsilon", "v"] = "v" if self.options.prediction == "v" else "epsilon"
@@ -147,7 +147,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def control_encoder(self) -> Encoder:
         """Control pictures are read as they are, by the control network's own layers."""
-        from st.data.pixels import Pixels
+        from st.data.media.pixels import Pixels
 
         return Pixels()
 
@@ -257,7 +257,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
         """The shares of the U-Net and of both text encoders in an adapter file of this format."""
-        from st.model.formats import diffusers_format, kohya_format
+        from st.model.files.formats import diffusers_format, kohya_format
         from st_sdxl.files import UNET, Part
         from st_sdxl.trained_text import INSIDE, TEXT_ENCODERS, text_modules
 

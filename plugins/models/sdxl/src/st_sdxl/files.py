@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from st.model.formats import METADATA, AdapterFormat, LoraShape, UnknownTensors, kohya_format, split_key
+from st.model.files.formats import METADATA, AdapterFormat, LoraShape, UnknownTensors, kohya_format, split_key
 from st_sdxl.layers import original_names
 
 if TYPE_CHECKING:

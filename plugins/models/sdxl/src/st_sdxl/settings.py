@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from st.diffusion.path import DiscretePath, scaled_linear_betas, zero_terminal_snr
-from st.model.pipeline_family import PipelineOptions
+from st.model.pipelines.pipeline_family import PipelineOptions
 
 REPOSITORIES: Mapping[str, str] = {
     "base-1.0": "stabilityai/stable-diffusion-xl-base-1.0",

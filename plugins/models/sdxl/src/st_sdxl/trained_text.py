@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 INSIDE = "text_model."

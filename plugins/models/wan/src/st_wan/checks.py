@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from st import Problem, StError
-from st.data.folder import FolderOptions
+from st.data.source.folder import FolderOptions
 
 if TYPE_CHECKING:
     from st import Run
-    from st.config import RunConfig
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
+    from st.settings.config import RunConfig
     from st_wan.flavours import WanOptions
 
 

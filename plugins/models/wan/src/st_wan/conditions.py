@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
-from st.model.pipeline_codec import PipelineCodec
+from st.model.pipelines.pipeline_codec import PipelineCodec
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encode
     from st.data.geometry import Geometry
-    from st.model.checkpoint_folder import CheckpointFolder
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
     from st_wan.flavours import Given
 
     Latents = Callable[[Tensor], Tensor]
@@ -155,7 +155,7 @@ class ImageEmbeds(Encoder):
         import diffusers
         import torch
 
-        from st.model.pipeline_text import load_pipeline
+        from st.model.pipelines.pipeline_text import load_pipeline
 
         kind = getattr(diffusers, self.pipeline)
         pipeline = load_pipeline(kind, self.folder, self.COMPONENTS, torch.float32).to(device)

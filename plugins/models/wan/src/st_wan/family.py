@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from st import BlockGroup, GeometryRule, Problem, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
-from st.model.pipeline_family import PipelineFamily
-from st.model.references import References
+from st.model.adapters.references import References
+from st.model.pipelines.pipeline_family import PipelineFamily
 from st_wan.conditions import CONTROL, FIRST_FRAME, IMAGE, ControlClip, FirstPicture, ImageEmbeds, WanCodec
 from st_wan.flavours import ATTENTION, FEED_FORWARD, HIGH, LOW, MODULES, SEEN, Name, WanOptions
 from st_wan.text import TEXT, Trimmed, padded
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, LatentCodec, Noised, Run, Step, StepWrapper
-    from st.config import RunConfig
-    from st.model.formats import AdapterFormat
+    from st.model.files.formats import AdapterFormat
+    from st.progress import Outcome
     from st.randomness import Draws
-    from st.train.run import Outcome
+    from st.settings.config import RunConfig
     from st_wan.experts import Question
 
 EDGE = 2
@@ -64,7 +64,7 @@ class Wan(PipelineFamily[WanOptions]):
         return self._codec()
 
     def text_encoders(self) -> Sequence[Encoder]:
-        from st.model.pipeline_text import Prompting
+        from st.model.pipelines.pipeline_text import Prompting
 
         self.check()
         kind = self._pipeline_class()
@@ -234,7 +234,7 @@ class Wan(PipelineFamily[WanOptions]):
     @hookimpl
     def st_run_end(self, run: Run, outcome: Outcome) -> None:
         """Beside the adapter of both experts, each one's own, as other programs load them."""
-        from st.train.run import Outcome as Outcomes
+        from st.progress import Outcome as Outcomes
         from st_wan.formats import write_parts
 
         if len(self.options.trained) == 1 or outcome is not Outcomes.FINISHED or not run.ranks.main:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from st.model.pipeline_family import PipelineOptions
+from st.model.pipelines.pipeline_family import PipelineOptions
 
 Name = Literal[
     "t2v-1.3b", "t2v-14b", "i2v-480p", "i2v-720p", "t2v-a14b", "i2v-a14b", "ti2v-5b", "vace-1.3b", "vace-14b"

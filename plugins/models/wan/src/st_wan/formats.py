@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from st import AdapterFormat, StError, comfyui_format, diffusers_format, kohya_format
-from st.model.formats import METADATA, LoraShape, UnknownTensors, split_key
+from st.model.files.formats import METADATA, LoraShape, UnknownTensors, split_key
 from st_wan.flavours import MODULES
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def write_parts(file: Path, parts: Mapping[str, str]) -> list[Path]:
 
     Raises OutputUnwritable.
     """
-    from st.model.adapter_file import read_adapter_file, write_adapter_file
+    from st.model.files.adapter_file import read_adapter_file, write_adapter_file
 
     tensors, metadata = read_adapter_file(file)
     written = []

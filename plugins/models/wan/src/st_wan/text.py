@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from st.model.pipeline_text import PipelineText
+from st.model.pipelines.pipeline_text import PipelineText
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -102,7 +102,7 @@ def _eye() -> dict[str, Any]:
 def _text() -> tuple[Any, Any]:
     from transformers import UMT5Config, UMT5EncoderModel
 
-    from st.model.tiny_tokenizer import character_tokenizer
+    from st.model.pipelines.tiny_tokenizer import character_tokenizer
 
     tokenizer, count = character_tokenizer(CHARACTERS)
     config = UMT5Config(

@@ -9,7 +9,7 @@ import numpy as np
 from accelerate.tracking import GeneralTracker, TensorBoardTracker  # type: ignore[import-untyped]
 from PIL import Image
 
-from st.report.clip_files import CLIPS, read_frames
+from st.report.files.clip_files import CLIPS, read_frames
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # type: ignore[import-untyped]
 
-from st.report.clip_files import CLIPS, read_frames
+from st.report.files.clip_files import CLIPS, read_frames
 
 if TYPE_CHECKING:
     from st import Picture

@@ -7,8 +7,8 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from st.report.events import FILE as EVENTS
-from st.report.events import read_events
+from st.report.log.events import FILE as EVENTS
+from st.report.log.events import read_events
 
 FILE = Path("wandb", "st.json")
 

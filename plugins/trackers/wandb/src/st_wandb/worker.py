@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 import wandb
 
-from st.report.clip_files import CLIPS
-from st.report.sound_files import SOUNDS
+from st.report.files.clip_files import CLIPS
+from st.report.files.sound_files import SOUNDS
 from st_wandb.processes import end_all
 
 if TYPE_CHECKING:

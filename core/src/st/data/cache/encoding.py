@@ -1,0 +1,390 @@
+"""Encoding: fill the cache with what training needs, one encoder in memory at a time, shared out over ranks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import chain
+from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from st.data.cache.encoder_run import EncoderRun
+from st.data.cache.inputs import ahead, mask_tensor, media_input, window
+from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
+from st.data.digest import digest_of, digest_of_file
+from st.data.encoder import Input
+from st.data.media.media_reader import WINDOWED
+from st.data.sets.prepare import check_unreadable
+from st.data.sets.words import words_for
+from st.errors import SampleUnreadable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from st.data.cache.cache import Cache, CacheOptions, Origin
+    from st.data.encoder import Encoder, LatentCodec
+    from st.data.geometry import Geometry
+    from st.data.sets.prepare import PreparedSet
+    from st.data.sets.words import Words
+    from st.data.store.store import Store
+    from st.notes import Notes, Stage
+
+Rows = NDArray[np.int64]
+DIGESTS = "digests/"
+CHUNK = 16384
+
+
+class Sharers(Protocol):
+    """What encoding needs to know of the other ranks."""
+
+    rank: int
+    size: int
+
+    def barrier(self, stage: str) -> None:
+        """Wait for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Data sets whose samples are all in the cache, and where in it. Samples that could not be read are gone."""
+
+    sets: tuple[PreparedSet, ...]
+    origins: Origins
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Samples of one geometry that an encoder has to be given."""
+
+    one: PreparedSet
+    geometry: Geometry
+    rows: Rows
+
+
+def fill(
+    sets: Sequence[PreparedSet],
+    codec: LatentCodec,
+    text_encoders: Sequence[Encoder],
+    cache: Cache,
+    *,
+    device: torch.device,
+    ranks: Sharers,
+    report: Notes,
+    options: CacheOptions,
+    prompts: Sequence[Words] = (),
+    references: Encoder | None = None,
+    features: Sequence[Encoder] = (),
+) -> Encoded:
+    """Encode what the cache lacks of every sample, caption and mask; every rank calls it and gets the same answer.
+
+    prompts: further texts to encode (validation); the empty caption is always encoded. references: what encodes
+    reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
+    is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
+    exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
+    ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for outputs that are not
+    finite.
+    """
+    origins = Origins(codec, text_encoders, references, features)
+    filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
+    if options.verify == "start":
+        filling.verify()
+    for encoder in filling.origins.encoders:
+        if encoder.reads == "caption":
+            filling.captions(encoder, list(words_for(encoder, sets, prompts)))
+        else:
+            filling.media(encoder)
+    if filling.origins.references is not codec:
+        filling.media(filling.origins.references)
+    filling.share("encoding")
+    filling.masks()
+    return filling.encoded()
+
+
+@dataclass(slots=True)
+class _Filling:
+    """One call of ``fill``."""
+
+    sets: tuple[PreparedSet, ...]
+    origins: Origins
+    cache: Cache
+    device: torch.device
+    ranks: Sharers
+    report: Notes
+    options: CacheOptions
+    digested: dict[str, list[int]] = field(default_factory=dict)
+    reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    lacked: bool = False
+
+    @property
+    def every(self) -> tuple[PreparedSet, ...]:
+        """The data sets and the references of each."""
+        return tuple(chain.from_iterable((one, *one.references) for one in self.sets))
+
+    def _read_by(self, encoder: Encoder) -> tuple[PreparedSet, ...]:
+        """The data sets whose samples an encoder of pixels or sound is given."""
+        own = self.sets if encoder in self.origins.encoders else ()
+        shown = encoder is self.origins.references
+        return (*own, *(other for one in self.sets for other in one.references if shown))
+
+    def verify(self) -> None:
+        """Compare every checksum now. What is damaged counts as missing from here on."""
+        with self.report.stage("verifying the cache", len(self.cache)) as stage:
+            for _, entries, _ in self.cache.verify():
+                stage.advance(entries)
+
+    def captions(self, encoder: Encoder, texts: Sequence[Words]) -> None:
+        """Encode this rank's share of the texts that the cache lacks, longest first."""
+        todo: list[tuple[Origin, Words]] = []
+        for start in range(0, len(texts), CHUNK):
+            origins = [self.origins.caption(encoder, words) for words in texts[start : start + CHUNK]]
+            lacking = [int(place) for place in self.cache.lacking([one.key for one in origins])]
+            mine = [place for place in lacking if int(origins[place].key, 16) % self.ranks.size == self.ranks.rank]
+            todo += [(origins[place], texts[start + place]) for place in mine]
+        # Neighbours of one length are padded least, and the batch that needs most memory comes first.
+        todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
+        pairs = ((one, Input(one.key, caption=words.caption, facts=words.read_by(encoder))) for one, words in todo)
+        with ExitStack() as stack:
+            if todo:
+                self._encode(
+                    encoder, pairs, stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo))), stack
+                )
+        self.cache.flush()
+
+    def media(self, encoder: Encoder) -> None:
+        """Encode this rank's share of the samples that the cache lacks, largest first."""
+        jobs = self._jobs(encoder)
+        self.lacked |= bool(jobs)
+        total = sum(len(job.rows) for job in jobs)
+        with ExitStack() as stack:
+            if total:
+                pool = stack.enter_context(ThreadPoolExecutor(self.options.workers))
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", total))
+                self._encode(encoder, self._inputs(encoder, jobs, pool, stage), stage, stack)
+        self.cache.flush()
+
+    def _jobs(self, encoder: Encoder) -> list[_Job]:
+        jobs = []
+        for one in self._read_by(encoder):
+            sizes = one.index.table["size_bytes"].to_numpy()
+            for bucket in one.buckets:
+                rows = np.unique(bucket.rows)
+                mine = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
+                lacking = self._lacking(encoder, one, mine)
+                if len(lacking):
+                    jobs.append(_Job(one, bucket.geometry, lacking))
+        return sorted(jobs, key=lambda job: job.geometry, reverse=True)
+
+    def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
+        """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
+        places = [np.zeros(0, dtype=np.int64)]
+        for start in range(0, len(rows), CHUNK):
+            known = [self.origins.media(encoder, one.index, int(row)) for row in rows[start : start + CHUNK]]
+            places.append(start + self.cache.lacking([origin.key if origin else "" for origin in known]))
+        return rows[np.concatenate(places)]
+
+    def _inputs(
+        self, encoder: Encoder, jobs: Sequence[_Job], pool: ThreadPoolExecutor, stage: Stage
+    ) -> Iterator[tuple[Origin, Input]]:
+        """What the encoder is given, decoded ahead of it; what turns out to be cached or unreadable is passed over."""
+
+        def read(work: tuple[_Job, int]) -> tuple[Origin, Input | None]:
+            job, row = work
+            index = job.one.index
+            with job.one.open(row) as file:
+                # Of a file that gives several windows, all bytes are read for the first of them only.
+                if index.digest(row) is None or index.kind(row) not in WINDOWED:
+                    index.remember(row, digest_of_file(file))
+                origin = self.origins.media(encoder, index, row)
+                assert origin is not None
+                return origin, None if origin.key in self.cache else media_input(job.one, row, file, encoder)
+
+        work = ((job, int(row)) for job in jobs for row in job.rows)
+        # Copies of one file may follow one another: what was given out last may not be in the cache yet.
+        recent: deque[str] = deque(maxlen=2 * self.options.batch)
+        for (job, row), future in ahead(pool, work, read, lambda work: window(work[0].geometry, self.options.batch)):
+            try:
+                origin, given = future.result()
+            except SampleUnreadable as error:
+                self.reasons[job.one.name, error.key] = error.reason
+                stage.advance()
+                continue
+            self.digested.setdefault(job.one.name, []).append(row)
+            if given is None or origin.key in recent or origin.key in self.cache:
+                stage.advance()
+                continue
+            recent.append(origin.key)
+            yield origin, given
+
+    def _encode(self, encoder: Encoder, pairs: Iterable[tuple[Origin, Input]], stage: Stage, stack: ExitStack) -> None:
+        """Give the encoder its inputs in batches of one geometry. It is loaded when there is a first one."""
+        run: EncoderRun | None = None
+        for batch in _batches(pairs, self.options.batch):
+            if run is None:
+                run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
+            for (origin, _), tensors in zip(batch, run([given for _, given in batch]), strict=True):
+                self.cache.put(origin, tensors)
+            stage.advance(len(batch))
+
+    def share(self, stage: str) -> None:
+        """Make this rank's entries and digests visible to the others, and theirs to this one."""
+        self.cache.flush()
+        fresh = {one.name: self.digested.pop(one.name) for one in self.every if one.name in self.digested}
+        if self.ranks.size > 1:
+            self._exchange_digests(fresh, stage)
+        elif fresh:
+            for one in self.every:
+                one.save_digests()
+
+    def _exchange_digests(self, fresh: Mapping[str, list[int]], stage: str) -> None:
+        """Through the cache's store, since what ranks share beyond that is the engine's own affair."""
+        store, written = self.cache.store, []
+        for one in self.every:
+            if one.name in fresh:
+                written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
+                sink = pa.BufferOutputStream()
+                pq.write_table(one.index.take(np.array(sorted(fresh[one.name]))).digest_table(), sink)
+                store.create(written[-1], bytes(sink.getvalue()))
+        self.ranks.barrier(stage)
+        self.cache.refresh()
+        for one in self.every:
+            if tables := list(_tables(store, _digests_of(one))):
+                one.index.recall(pa.concat_tables(tables))
+                if self.ranks.rank == 0:
+                    one.save_digests()
+        self.ranks.barrier(f"{stage}: digests")
+        for key in written:
+            store.delete(key)
+
+    def masks(self) -> None:
+        """Shrink this rank's share of the masks to the size of their latents.
+
+        Every rank reads all masks, since a mask's bytes name its entry and an index keeps no digests of masks.
+        """
+        masked = [(one, row) for one in self.sets for row in masked_rows(one)]
+        if not masked:
+            return
+        with (
+            ThreadPoolExecutor(self.options.workers) as pool,
+            self.report.stage("reading masks", len(masked)) as stage,
+        ):
+            for (one, row), future in ahead(pool, masked, self._mask, lambda _: 4 * self.options.workers):
+                stage.advance()
+                try:
+                    made = future.result()
+                except SampleUnreadable as error:
+                    self.reasons[one.name, one.index.key(row)] = f"its mask: {error.reason}"
+                    continue
+                if made is not None:
+                    self.cache.put(*made)
+        self.share("masks")
+
+    def _mask(self, work: tuple[PreparedSet, int]) -> tuple[Origin, Mapping[str, Tensor]] | None:
+        """A mask's entry where it is this rank's to make. Notes the digest in any case."""
+        one, row = work
+        size = latent_size(self.origins, self.cache, one, row)
+        if size is None:
+            return None
+        data = one.backend.read(one.index.extras(row)[MASK])
+        self.origins.masks.setdefault(one.name, {})[row] = digest_of(data)
+        origin = self.origins.mask(one, row, *size)
+        assert origin is not None
+        if origin.key in self.cache:
+            return None
+        # Decoded on every rank: one that cannot be is then gone on every rank.
+        tensor = mask_tensor(one, row, data, *size)
+        return (origin, {MASK: tensor}) if int(origin.key, 16) % self.ranks.size == self.ranks.rank else None
+
+    def encoded(self) -> Encoded:
+        """The sets without the samples that could not be encoded, which are reported."""
+        if self.ranks.size == 1 and not self.lacked and not self.reasons:
+            # A warm start of a large data set is made of looking keys up: once is enough.
+            return Encoded(self.sets, self.origins)
+        return Encoded(tuple(self._without_unreadable(one) for one in self.sets), self.origins)
+
+    def _without_unreadable(self, one: PreparedSet) -> PreparedSet:
+        gone = {row for bucket in one.buckets for row in self._unencoded(one, bucket.rows)}
+        if not gone:
+            return one
+        name, keys = one.name, [one.index.key(row) for row in sorted(gone)]
+        for key, row in zip(keys, sorted(gone), strict=True):
+            self.report.dropped(name, key, self._reason(one, row))
+        first = f"{keys[0]!r} ({self.reasons[name, keys[0]]})"
+        check_unreadable(name, one.config.options, len(gone), len(one.index), first)
+        self.report.note(f"data set {name!r}: {len(gone)} samples cannot be decoded and are left out", kind="warning")
+        lost = np.array(sorted(gone))
+        buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
+        return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
+
+    def _unencoded(self, one: PreparedSet, rows: Rows) -> Iterator[int]:
+        """Rows without an entry of some encoder, or whose mask could not be read."""
+        rows = np.unique(rows)
+        for encoder in self.origins.media_readers:
+            yield from map(int, self._lacking(encoder, one, rows))
+        for other in one.references:
+            for row in map(int, self._lacking(self.origins.references, other, rows)):
+                self.reasons[one.name, one.index.key(row)] = f"its reference: {self._reason(other, row)}"
+                yield row
+        masks = self.origins.masks.get(one.name, {})
+        for row in masked_rows(one, rows):
+            if row not in masks or (one.name, one.index.key(row)) in self.reasons:
+                yield row
+
+    def _reason(self, one: PreparedSet, row: int) -> str:
+        """Why a sample was left out; tried again here where another rank had it."""
+        name, key = one.name, one.index.key(row)
+        if (name, key) not in self.reasons:
+            try:
+                with one.open(row) as file:
+                    media_input(one, row, file, self.origins.codec)
+            except SampleUnreadable as error:
+                self.reasons[name, key] = error.reason
+        return self.reasons.setdefault((name, key), "another rank could not decode it")
+
+
+def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
+    for entry in store.list(prefix):
+        # Another run that fills the same cache may take its own away at any moment.
+        with suppress(FileNotFoundError):
+            yield pq.read_table(pa.BufferReader(store.read(entry.key)))
+
+
+def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
+    """Which rank encodes each of these files, (N,), from their sizes in bytes.
+
+    Files of one size have one owner, so that two copies of a file are encoded once without the ranks asking one
+    another. Where so many share a size that one rank would do most of the work (uncompressed pictures), they are dealt
+    out, and copies among those may be encoded on two ranks.
+    """
+    if ranks == 1:
+        return np.zeros(len(sizes), dtype=np.int64)
+    distinct, place, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    owner = np.array([int(blake2b(str(size).encode(), digest_size=4).hexdigest(), 16) % ranks for size in distinct])
+    crowded = counts > max(8, len(sizes) // (4 * ranks))
+    return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
+
+
+def _digests_of(one: PreparedSet) -> str:
+    # References have the url of the data set that they belong to.
+    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
+
+
+def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:
+    """Consecutive inputs of one geometry, at most ``size`` of them."""
+    batch: list[tuple[Origin, Input]] = []
+    for pair in pairs:
+        if batch and (len(batch) == size or batch[0][1].geometry != pair[1].geometry):
+            yield batch
+            batch = []
+        batch.append(pair)
+    if batch:
+        yield batch

@@ -1,0 +1,92 @@
+"""MediaReader: how one kind of media is listed and decoded. What differs between kinds is asked of these alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from st.errors import SampleUnreadable
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from st.data.backend import DataBackend
+    from st.data.geometry import Fit
+    from st.data.sample import Kind, Media
+    from st.data.store.store import Store
+
+WINDOWED: Mapping[Kind, str] = {"video": "clip 1", "audio": "sound 1"}
+"""Kinds of which a window is used, with the version of their decoders: it changes when the same window of the same
+bytes would give other pixels or another sound, and is part of their cache keys."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself. mislabelled: whether its name promises another format."""
+
+    media: Media
+    mislabelled: bool = False
+
+
+class StoredFiles(Protocol):
+    """Files of which a reader may ask a part before it opens them: a folder's."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def open(self, key: str) -> BinaryIO:
+        """A file to read and seek in, to be closed. Raises SampleUnreadable."""
+        ...
+
+
+class MediaReader(ABC):
+    """Reads one kind of media. Has no state, so that several threads may use one.
+
+    noun: what people call one such file. extensions: of the files that are taken for it where nothing else is said.
+    """
+
+    kind: Kind
+    noun: str
+    extensions: tuple[str, ...]
+
+    @abstractmethod
+    def header(self, backend: StoredFiles, key: str) -> Header:
+        """What a file of a folder is, from as little of it as says so. Raises SampleUnreadable."""
+
+    def open(self, backend: DataBackend, key: str) -> BinaryIO:
+        """A sample's bytes as a file to read and seek in, to be closed. Raises SampleUnreadable."""
+        return backend.open(key)
+
+    def pixels(self, key: str, file: BinaryIO, fit: Fit) -> NDArray[np.uint8]:
+        """What an encoder of pixels sees: (H, W, 3) or (F, H, W, 3) RGB in [0, 255]. Raises SampleUnreadable."""
+        raise SampleUnreadable(key, f"it is a {self.noun}, and the model reads pixels")
+
+    def audio(self, key: str, file: BinaryIO, fit: Fit, rate: int, channels: int) -> NDArray[np.float32]:
+        """What an encoder of sound hears: (channels, samples), at ``rate`` in Hz. Raises SampleUnreadable.
+
+        As loud as it is stored. rate or channels 0: as stored.
+        """
+        raise SampleUnreadable(key, f"it is a {self.noun}, and the model reads sound")
+
+    @abstractmethod
+    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
+        """Decode what training would. Raises SampleUnreadable."""
+
+
+_READERS: Mapping[Kind, tuple[str, str]] = {
+    "image": ("st.data.media.picture", "PictureReader"),
+    "video": ("st.data.media.clip", "ClipReader"),
+    "audio": ("st.data.media.sound", "SoundReader"),
+}
+"""By module and name: who trains on pictures loads no library for clips."""
+
+
+def reader_of(kind: Kind) -> MediaReader:
+    """The reader of a kind of media."""
+    module, name = _READERS[kind]
+    reader: MediaReader = getattr(import_module(module), name)()
+    return reader

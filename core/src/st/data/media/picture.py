@@ -1,0 +1,132 @@
+"""From a picture file's bytes to the pixels that are trained on."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from st.data.media.header import PREFIX_BYTES, mislabelled, open_picture, read_header
+from st.data.media.media_reader import Header, MediaReader
+from st.data.sample import Media
+from st.errors import SampleUnreadable
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from numpy.typing import NDArray
+
+    from st.data.backend import DataBackend
+    from st.data.geometry import Fit
+    from st.data.media.media_reader import StoredFiles
+
+_WHITE = (255, 255, 255, 255)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureReader(MediaReader):
+    """Pictures, and the first frame of those that move."""
+
+    kind, noun = "image", "picture"
+    extensions = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
+
+    def header(self, backend: StoredFiles, key: str) -> Header:
+        data = backend.store.read_range(key, 0, PREFIX_BYTES)
+        header = read_header(key, data, complete=len(data) < PREFIX_BYTES)
+        header = header or read_header(key, backend.store.read(key))
+        assert header is not None
+        width, height = header.upright
+        return Header(Media("image", height, width), mislabelled(key, header))
+
+    def open(self, backend: DataBackend, key: str) -> BinaryIO:
+        # All of a picture is needed, and a backend may know a better way to that than seeking.
+        return io.BytesIO(backend.read(key))
+
+    def pixels(self, key: str, file: BinaryIO, fit: Fit) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB."""
+        file.seek(0)
+        return decode(key, file.read(), fit)
+
+    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
+        self.pixels(key, file, fit)
+
+
+def decode(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
+    """The picture at exactly its fit: (H, W, 3) RGB, uint8 in [0, 255], contiguous.
+
+    Upright by its orientation tag; transparent parts on white; 16 bits scaled to 8; CMYK, palettes and grey as RGB; of
+    an animation the first frame. Colour profiles are not applied. A JPEG is decoded at the smallest DCT scale that is
+    at least the target, then resized with LANCZOS: three times faster than from full size, and 53 dB away from it.
+    Raises SampleUnreadable.
+    """
+    return _cropped(resized(key, data, fit), fit)
+
+
+def decode_mask(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
+    """A mask at exactly its picture's fit: (H, W) uint8, 255 (white) where the picture is trained on.
+
+    A mask of another size than its picture is stretched to it, so that it must have the same aspect to line up. Raises
+    SampleUnreadable.
+    """
+    return _cropped(resized(key, data, fit, grey=True), fit)
+
+
+def resized(key: str, data: bytes, fit: Fit, grey: bool = False) -> Image.Image:
+    """The whole picture, upright, at ``fit.resized``, in RGB (or grey): what ``fit.crop`` is cut from."""
+    header = read_header(key, data)
+    assert header is not None
+    height, width = fit.resized
+    stored = (height, width) if header.orientation >= 5 else (width, height)
+    picture = open_picture(key, data)
+    if header.format == "JPEG":
+        picture.draft(None, stored)
+    try:
+        picture.load()
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+        raise SampleUnreadable(key, f"it cannot be decoded: {error}") from error
+    plain = _eight_bits(key, picture)
+    plain = plain.convert("L") if grey else plain
+    if plain.size != stored:
+        plain = plain.resize(stored, Image.Resampling.LANCZOS)
+    turn = _UPRIGHT.get(header.orientation)
+    return plain if turn is None else plain.transpose(turn)
+
+
+def _cropped(picture: Image.Image, fit: Fit) -> NDArray[np.uint8]:
+    top, left = fit.crop
+    height, width = fit.geometry.height, fit.geometry.width
+    box = (left, top, left + width, top + height)
+    assert 0 <= left <= picture.width - width and 0 <= top <= picture.height - height, (fit, picture.size)
+    return np.array(picture if picture.size == (width, height) else picture.crop(box), np.uint8)
+
+
+def _eight_bits(key: str, picture: Image.Image) -> Image.Image:
+    """The picture in RGB with eight bits per channel."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise SampleUnreadable(
+                key, f"its pixels reach from {values.min()} to {values.max()}; 16 bits are the limit"
+            )
+        eight = (values.astype(np.uint32) * 255 + 32767) // 65535
+        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise SampleUnreadable(key, "its pixels are floating-point numbers, whose range is not known")
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,164 @@
+"""CheckpointFolder: a model in diffusers' layout, in a folder or on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from st.errors import StError
+from st.model.checkpoint.hub import download, is_repository
+
+INDEX = "model_index.json"
+READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
+WHOLE_BYTES = 64 << 20
+WINDOW_BYTES = 64 << 10
+NUM_WINDOWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFolder:
+    """Where a model's components are. location: a folder with ``model_index.json``, or a repository ``owner/name``.
+
+    From the hub only what is asked for is fetched, and never a pickle. Raises StError naming what is missing.
+    """
+
+    location: str
+    revision: str = ""
+    variant: str = ""
+    _found: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
+
+    def index(self) -> Mapping[str, Any]:
+        """What the model is made of: ``_class_name`` of its pipeline, and (library, class) by component."""
+        return read_json(self._fetch(INDEX, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers"))
+
+    def components(self) -> Mapping[str, str]:
+        """The class of each component that is there."""
+        entries = self.index().items()
+        return {name: entry[1] for name, entry in entries if isinstance(entry, list) and len(entry) > 1 and entry[1]}
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """A component's settings, without its weights."""
+        names = "scheduler_config.json" if component == "scheduler" else "config.json"
+        return read_json(self._fetch(f"{component}/{names}", self._lacks(component)))
+
+    def root(self, components: Sequence[str]) -> Path:
+        """The folder, with these components in it."""
+        known = self.components()
+        for component in components:
+            if component not in known:
+                raise StError(
+                    self._lacks(component), why=f"it has {', '.join(sorted(known))}", fix="name another checkpoint"
+                )
+            folder = self._fetch(f"{component}/*", self._lacks(component))
+            weights = {path.suffix for path in folder.iterdir()}
+            if weights & {".bin", ".pt", ".ckpt"} and ".safetensors" not in weights:
+                raise StError(
+                    f"{self._lacks(component)} in safetensors",
+                    why="pickles can run any program when they are opened, so they are not",
+                    fix="convert it with diffusers: from_pretrained(...).save_pretrained(...)",
+                )
+        return self._fetch(INDEX, "").parent
+
+    def fingerprint(self, components: Sequence[str]) -> str:
+        """Changes when a weight or a setting of these components does.
+
+        Files on the hub are named by their digest already. Of other files above 64 MB 256 windows are read: training
+        changes every weight, so every window.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        root = self.root(components)
+        for component in components:
+            for path in sorted((root / component).rglob("*")):
+                if path.suffix in READ and self._is_ours(path.name):
+                    digest.update(f"{path.relative_to(root)}\0{file_digest(path)}\0".encode())
+        return digest.hexdigest()
+
+    def copy(self, directory: Path, without: str) -> None:
+        """Everything but one component in a new folder; hard links where the file system can."""
+        known = self.components()
+        root = self.root([name for name in known if name != without])
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / INDEX, directory / INDEX)
+        for component in known:
+            if component != without:
+                shutil.copytree(root / component, directory / component, copy_function=_link, dirs_exist_ok=True)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a file is of the chosen variant: ``model.fp16.safetensors`` is not, unless "fp16" was chosen."""
+        match = re.fullmatch(r".*\.([^.]+)\.safetensors", re.sub(r"-\d{5}-of-\d{5}", "", name))
+        return match is None or match[1] == self.variant
+
+    def _lacks(self, component: str) -> str:
+        return f"model.checkpoint = {self.location!r} has no {component!r}"
+
+    def _fetch(self, pattern: str, what: str) -> Path:
+        """The file, or for ``component/*`` the folder."""
+        name = pattern.removesuffix("/*")
+        local = Path(self.location).expanduser()
+        if local.is_dir():
+            if not (local / name).exists():
+                raise StError(
+                    what, why=f"there is no {name!r} in it", fix="name the folder that holds model_index.json"
+                )
+            return local / name
+        if local.is_file():
+            raise StError(
+                f"model.checkpoint = {self.location!r} is a single file; folders in diffusers' layout are read",
+                fix="name the folder or repository of the whole model; the denoiser's file goes into model.denoiser",
+            )
+        if not is_repository(self.location):
+            raise StError(
+                f"model.checkpoint = {self.location!r}: there is no such folder",
+                fix="name a folder with model_index.json, or a repository on the hub as owner/name",
+            )
+        if pattern not in self._found:
+            self._found[pattern] = self._download(pattern, what) / name
+        return self._found[pattern]
+
+    def _download(self, pattern: str, what: str) -> Path:
+        wanted = [pattern.replace("/*", f"/*{suffix}") for suffix in READ] if pattern.endswith("/*") else [pattern]
+        unwanted = [] if self.variant else ["*.fp16.*", "*.bf16.*", "*.non_ema.*"]
+        root = download(self.location, self.revision, wanted, unwanted, "model.checkpoint")
+        if not (root / pattern.removesuffix("/*")).exists():
+            raise StError(what)
+        return root
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A file's settings. Raises StError naming the file."""
+    try:
+        read: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StError(f"{str(path)!r} cannot be read: {error}") from error
+    return read
+
+
+def file_digest(path: Path) -> str:
+    """Changes when a file does. Of a local file above 64 MB 256 windows are read; a hub file is named by its digest."""
+    target = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", target.name):
+        return target.name
+    size = target.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with target.open("rb") as file:
+        if size <= WHOLE_BYTES:
+            digest.update(file.read())
+        else:
+            for window in range(NUM_WINDOWS):
+                file.seek((size - WINDOW_BYTES) * window // (NUM_WINDOWS - 1))
+                digest.update(file.read(WINDOW_BYTES))
+    return digest.hexdigest()
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,134 @@
+"""Adapter files on disk: one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from st.errors import OutputUnwritable, StError
+from st.model.files.formats import DOWN, UP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from st.model.files.formats import AdapterFormat, LoraShape
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def read_adapter_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors on the CPU, metadata of the header). Raises StError for a file that is missing, damaged or a pickle."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in PICKLES:
+        raise StError(
+            f"{str(path)!r} is a pickle, which can run any program when it is opened",
+            fix="convert it to .safetensors with the program that wrote it",
+        )
+    if not path.is_file():
+        raise StError(f"there is no file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise StError(f"{str(path)!r} is not a whole safetensors file: {error}") from error
+
+
+def write_layout(
+    path: Path, layout: AdapterFormat, adapter: tuple[Mapping[str, Tensor], LoraShape], metadata: Mapping[str, str]
+) -> None:
+    """Write an adapter, open the file again and find every update in it, before it gets its name.
+
+    Raises StError where the layout cannot hold it, OutputUnwritable.
+    """
+    state, shape = adapter
+    tensors, header = layout.to_file(state, shape)
+
+    def check(written: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        back, back_shape = layout.from_file(written, metadata)
+        strange = sorted(back.keys() - state.keys())
+        # What is zero throughout changes nothing, and layouts that join layers leave it out.
+        gone = [name for name in sorted(state.keys() - back.keys()) if state[name].any()]
+        known = [one for one in back_shape.ranks if one in shape.ranks]
+        changed = [one for one in known if _differ(_answer(one, state, shape), _answer(one, back, back_shape))]
+        if wrong := [*strange, *gone, *changed]:
+            raise OutputUnwritable(
+                f"{str(path)!r} would not hold the adapter: {wrong[0]!r} does not come back as it was",
+                why=f"this is so for {len(wrong)} names; there are {len(shape.ranks)} layers",
+                fix="set adapter.format to another layout",
+            )
+
+    write_adapter_file(path, tensors, {**metadata, **header}, check)
+
+
+def write_adapter_file(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    check: Callable[[Mapping[str, Tensor], Mapping[str, str]], None] | None = None,
+) -> None:
+    """Write a file that a reader sees whole or not at all, and read it back. Raises OutputUnwritable.
+
+    Where metadata tells of a training (``ss_``) or a model (``modelspec.``), the hashes that go with it are added.
+    check: called with what was read back, before the file gets its name; what it raises leaves no file.
+    """
+    from safetensors import SafetensorError
+
+    from st.model.files.tensor_file import Body
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        body = Body.of(plain)
+        told = {**metadata, **body.hashes(metadata)}
+        with partial.open("wb") as file:
+            file.write(body.header(told))
+            file.write(body.data)
+            file.flush()
+            os.fsync(file.fileno())
+        written, header = read_adapter_file(partial)
+        same = written.keys() == plain.keys() and all(_equal(written[name], plain[name]) for name in plain)
+        if not same or header != told:
+            raise OutputUnwritable(
+                f"{str(path)!r} does not hold what was written", why="the disk may be damaged or full"
+            )
+        if check is not None:
+            check(written, header)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: Exception) -> OutputUnwritable:
+    return OutputUnwritable(f"{str(path)!r} cannot be written: {error}", fix="free some space, or set output")
+
+
+def _answer(path: str, state: Mapping[str, Tensor], shape: LoraShape) -> Tensor:
+    """What an update makes of one random input, (outputs,): the same update however it is factored and scaled."""
+    import torch
+
+    down, up = (state[f"{path}.{part}"].float().cpu().flatten(1) for part in (DOWN, UP))
+    probe = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(0))
+    return shape.alphas[path] / shape.ranks[path] * (up @ (down @ probe))
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """By more than half precision rounds; what is not a number is in both."""
+    return one.shape != other.shape or bool((one - other).norm() > 0.02 * one.norm())
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Byte by byte: a weight that is not a number is equal to itself here."""
+    import torch
+
+    same = one.shape == other.shape and one.dtype == other.dtype
+    return same and torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))

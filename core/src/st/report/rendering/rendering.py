@@ -1,0 +1,296 @@
+"""Rendering: pictures of prompts, made by the denoiser in training as its users will make them."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+
+from st.data.sample import Media
+from st.errors import StError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from st.data.encoder import Encoder, Input, LatentCodec
+    from st.data.geometry import Geometry
+    from st.data.sets.words import Words
+    from st.diffusion.objective import Batch, Noised, Objective
+    from st.diffusion.sampler import Predict as Ask
+    from st.diffusion.sampler import Sampler
+    from st.model.family import ModelFamily
+    from st.report.rendering.prompts import Shot
+    from st.report.rendering.shown import Shown
+
+    Predict = Callable[[Noised, Batch], Tensor]
+    Encodings = Mapping[Words, Mapping[str, Tensor]]
+    """By caption and facts: what the text encoders gave for it, together, as ``ModelFamily.collate`` takes it."""
+
+T = TypeVar("T")
+
+FAILURES = (
+    StError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a family's or library's code raises when one picture cannot be rendered; the others may still be."""
+
+
+@runtime_checkable
+class RendersPictures(Protocol):
+    """A family that renders with the pipeline which its users will load the result into."""
+
+    def render(
+        self,
+        denoiser: nn.Module,
+        conditions: Mapping[str, Tensor],
+        negative: Mapping[str, Tensor] | None,
+        geometry: Geometry,
+        *,
+        seed: int,
+        steps: int,
+        guidance: float,
+    ) -> Tensor:
+        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1].
+
+        conditions: collated, of one text. negative: None without guidance.
+        """
+        ...
+
+
+def encode_texts(
+    family: ModelFamily[Any], wanted: Sequence[Words], device: torch.device, encoders: Sequence[Encoder] = ()
+) -> Encodings:
+    """What the family's text encoders, or those given, say of each; an encoder is loaded once, one at a time."""
+    from st.data.encoder import Input
+
+    merged: dict[Words, dict[str, Tensor]] = {words: {} for words in wanted}
+    for encoder in encoders or family.text_encoders():
+        if encoder.reads != "caption":
+            continue
+        with encoder.open(device) as encode:
+            given = [Input(words.caption, caption=words.caption, facts=words.read_by(encoder)) for words in wanted]
+            entries = encode(given)
+        for words, entry in zip(wanted, entries, strict=True):
+            merged[words] |= entry
+    return merged
+
+
+class Renderable(Protocol):
+    """What rendering needs of a run."""
+
+    @property
+    def family(self) -> ModelFamily[Any]: ...
+    @property
+    def denoiser(self) -> nn.Module: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A picture that could not be rendered. out_of_memory: whether smaller pictures would help."""
+
+    reason: str
+    out_of_memory: bool
+
+
+@dataclass(slots=True)
+class Renderer:
+    """Renders shots: by the family's own pipeline where it has one, else by the core's sampler and the family's codec.
+
+    predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
+    from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
+    latents, as far as they are known. shown: the references of prompts, where the model reads any.
+    """
+
+    run: Renderable
+    sampler: Sampler
+    predict: Predict | None = None
+    shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
+    shown: Shown | None = None
+
+    def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
+        """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
+        media = _MADE[self.run.family.codec().reads](shot, frames)
+        return self.run.family.geometry.nearest(media, media.height * media.width)
+
+    def render(
+        self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
+    ) -> Iterator[tuple[Shot, Geometry, Tensor | Failure]]:
+        """Each shot's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
+
+        The codec is loaded after the last prediction, so that it and the activations are never in memory together.
+        """
+        family = self.run.family
+        # A pipeline knows nothing of what an adapter is shown; the core's sampler asks as training does.
+        if isinstance(family, RendersPictures) and not any(shot.references for shot, _ in shots):
+            for shot, geometry in shots:
+                yield shot, geometry, self._attempt(partial(self._by_family, family, shot, geometry, encodings))
+            return
+        unlearnt = self._attempt(partial(self._learn, shots))
+        if isinstance(unlearnt, Failure):
+            yield from ((shot, geometry, unlearnt) for shot, geometry in shots)
+            return
+        latents = [self._attempt(partial(self._sample, shot, geometry, encodings)) for shot, geometry in shots]
+        with ExitStack() as stack:
+            decode = self._attempt(lambda: stack.enter_context(family.codec().decoder(self.run.device)))
+            for (shot, geometry), latent in zip(shots, latents, strict=True):
+                if isinstance(latent, Failure):
+                    yield shot, geometry, latent
+                elif isinstance(decode, Failure):
+                    yield shot, geometry, decode
+                else:
+                    yield shot, geometry, self._attempt(partial(self._decode, decode, latent))
+
+    def _attempt(self, make: Callable[[], T]) -> T | Failure:
+        try:
+            return make()
+        except FAILURES as error:
+            failure = Failure(f"{type(error).__name__}: {error}", _is_out_of_memory(error))
+        # Outside of the except clause: the traceback would keep the tensors that are to be freed.
+        if failure.out_of_memory:
+            _free(self.run.device)
+        return failure
+
+    def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
+        negative = self._conditions(shot.against, encodings) if shot.guided else None
+        pixels = family.render(
+            self.run.denoiser,
+            self._conditions(shot.words, encodings),
+            negative,
+            geometry,
+            seed=shot.seed,
+            steps=shot.steps,
+            guidance=shot.guidance,
+        )
+        return pixels[0].float().cpu()
+
+    def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+        return decode(latents.to(self.run.device))[0].float().cpu()
+
+    def _sample(self, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
+        """Latents (1, C, ...) of a shot, on the CPU."""
+        import torch
+
+        from st.diffusion.sampler import guided, sample, times
+
+        generator = torch.Generator().manual_seed(shot.seed)
+        noise = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
+        ask = self._ask(shot, geometry, self._conditions(shot.words, encodings), noise)
+        if shot.guided:
+            against = self._ask(shot, geometry, self._conditions(shot.against, encodings), noise)
+            ask = guided(ask, against, shot.guidance)
+        family, shift = self.run.family, self.run.objective.shift(noise)
+        latents = sample(ask, family.path, family.target, noise, times(shot.steps, shift), sampler=self.sampler)
+        return latents.cpu()
+
+    def _ask(self, shot: Shot, geometry: Geometry, conditions: Mapping[str, Tensor], like: Tensor) -> Ask:
+        import torch
+
+        from st.diffusion.objective import Batch, Noised
+
+        size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
+        extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
+        if self.shown is not None:
+            extras |= self.shown.extras(shot, geometry, like.device)
+        batch = Batch((shot.name,), (0,), "", like, conditions, extras=extras)
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            noised = Noised(x=x, t=t, clean=x, noise=x)
+            if self.predict is not None:
+                return self.predict(noised, batch)
+            return self.run.family.predict(self.run.denoiser, noised, batch)
+
+        return ask
+
+    def _conditions(self, words: Words, encodings: Encodings) -> dict[str, Tensor]:
+        collated = self.run.family.collate([encodings[words]])
+        return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
+
+    def _learn(self, shots: Sequence[tuple[Shot, Geometry]]) -> None:
+        """What sampling needs to know beforehand: the shapes of latents, and what references encode to."""
+        self._learn_shapes({geometry for _, geometry in shots})
+        if self.shown is not None:
+            self.shown.learn(shots, self.run.device)
+
+    def _learn_shapes(self, geometries: set[Geometry]) -> None:
+        """The shape of latents at each size, from the codec itself: it says so, or encodes nothing, once per size."""
+        codec = self.run.family.codec()
+        told = {geometry: codec.latent_shape(geometry) for geometry in geometries - self.shapes.keys()}
+        self.shapes |= {geometry: shape for geometry, shape in told.items() if shape is not None}
+        unknown = sorted(geometries - self.shapes.keys())
+        if not unknown:
+            return
+        with codec.open(self.run.device) as encode:
+            for geometry in unknown:
+                (entry,) = encode([nothing(codec, geometry)])
+                self.shapes[geometry] = tuple(entry["latents"].shape)
+
+
+def nothing(codec: LatentCodec, geometry: Geometry) -> Input:
+    """A grey picture or clip, or silence, of this size, for a codec."""
+    return _NOTHING[codec.reads](codec, geometry)
+
+
+def _grey(codec: LatentCodec, geometry: Geometry) -> Input:
+    import torch
+
+    from st.data.encoder import Input
+
+    frames = () if geometry.frames == 1 else (geometry.frames,)
+    return Input(key="", geometry=geometry, pixels=torch.full((3, *frames, geometry.height, geometry.width), 0.5))
+
+
+def _silence(codec: LatentCodec, geometry: Geometry) -> Input:
+    import torch
+
+    from st.data.encoder import Input
+
+    silence = torch.zeros(codec.channels, round(geometry.seconds * codec.sample_rate))
+    return Input(key="", geometry=geometry, audio=silence)
+
+
+def _seen(shot: Shot, frames: int) -> Media:
+    height, width = shot.size
+    return Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
+
+
+def _heard(shot: Shot, frames: int) -> Media:
+    return Media("audio", frames=0, seconds=shot.seconds)
+
+
+_MADE: Mapping[str, Callable[[Shot, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
+"""By what a codec reads: the media that a shot is."""
+_NOTHING: Mapping[str, Callable[[LatentCodec, Geometry], Input]] = MappingProxyType(
+    {"pixels": _grey, "audio": _silence}
+)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _free(device: torch.device) -> None:
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,77 @@
+"""Reference pictures of validation prompts: read, brought to the size of what is rendered, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from st.errors import SampleUnreadable, StError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from st.data.encoder import Encoder
+    from st.data.geometry import Geometry
+    from st.report.rendering.prompts import Shot
+
+
+@dataclass(slots=True)
+class Shown:
+    """What the references of prompts encode to. encoder: what reads them; it is loaded once for all new ones."""
+
+    encoder: Encoder
+    entries: dict[tuple[str, Geometry], Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def learn(self, wanted: Iterable[tuple[Shot, Geometry]], device: torch.device) -> None:
+        """Encode what is not known yet. Raises StError naming a file that cannot be used."""
+        from st.data.encoder import Input
+
+        pairs = dict.fromkeys((path, geometry) for shot, geometry in wanted for path in shot.references)
+        unknown = [pair for pair in pairs if pair not in self.entries]
+        if not unknown:
+            return
+        pixels = {pair: read_pixels(*pair) for pair in unknown}
+        with self.encoder.open(device) as encode:
+            for (path, geometry), given in pixels.items():
+                (self.entries[path, geometry],) = encode([Input(path, geometry, pixels=given)])
+
+    def extras(self, shot: Shot, geometry: Geometry, device: torch.device) -> dict[str, Tensor]:
+        """``Batch.extras`` of one shot: its references by ``reference_name``, (1, ...) each."""
+        from st.data.sample import reference_name
+
+        return {
+            reference_name(number, name): tensor.unsqueeze(0).to(device)
+            for number, path in enumerate(shot.references)
+            for name, tensor in self.entries[path, geometry].items()
+        }
+
+
+def read_pixels(path: str, geometry: Geometry) -> Tensor:
+    """A picture as it is shown at a size: resized to cover it, its middle kept; (3, H, W) float32 in [0, 1].
+
+    Raises StError naming the file.
+    """
+    import torch
+
+    from st.data.geometry import Fit
+    from st.data.media.header import read_header
+    from st.data.media.picture import decode
+
+    fix = "correct references of that prompt"
+    try:
+        data = Path(path).read_bytes()
+        header = read_header(path, data)
+        assert header is not None
+        width, height = header.upright
+        scale = max(geometry.height / height, geometry.width / width)
+        resized = (max(round(height * scale), geometry.height), max(round(width * scale), geometry.width))
+        crop = ((resized[0] - geometry.height) // 2, (resized[1] - geometry.width) // 2)
+        pixels = decode(path, data, Fit(geometry, resized, crop, 0.0))
+    except OSError as error:
+        raise StError(f"the reference {path!r} cannot be read: {error.strerror}", fix=fix) from error
+    except SampleUnreadable as error:
+        raise StError(f"the reference {path!r} cannot be read: {error.reason}", fix=fix) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).contiguous() / 255

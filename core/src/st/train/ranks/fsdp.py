@@ -1,0 +1,203 @@
+"""The engine ``fsdp``: every rank holds a part of each weight, by torch's own fully sharded data parallel (FSDP2)."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map_only
+
+from st.model.inside.blocks import find_blocks
+from st.train.ranks.gathering import whole_weights
+from st.train.ranks.gradients import clip_gradients
+from st.train.ranks.group import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from st.model.inside.blocks import BlockGroup
+    from st.train.ranks.gradients import ClipOptions
+    from st.train.ranks.ranks import RanksOptions
+
+
+class Fsdp(Group):
+    """Weights, gradients and optimizer state in parts; a block's weights are whole while it computes.
+
+    Each block is a unit, what lies outside of blocks another. Everything is sharded again after each pass, the root
+    too: weights that stay whole after a pass without gradients would be stale in the next one. Gradients are reduced
+    in every backward, in fp32 where the weights are. The optimizer steps plain tensors, this rank's parts: not every
+    kernel of one is there for torch's distributed tensors (fused SGD is not, in 2.13).
+    """
+
+    spreads = False
+    gathers = True
+
+    def __init__(self, device: torch.device, options: RanksOptions) -> None:
+        super().__init__(device, options)
+        self._mesh = init_device_mesh(device.type, (self.size,))
+        self._groups: list[list[Tensor]] = []
+        self._stepped: dict[DTensor, nn.Parameter] = {}
+
+    def describe(self) -> str:
+        return f"fsdp, {self.size} ranks, {self.backend} on {self.device.type}"
+
+    def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
+        self.broadcast([parameter for parameter in denoiser.parameters() if parameter.requires_grad])
+        for module in (*(block for block, _ in find_blocks(denoiser, blocks)), denoiser):
+            # Before the hooks of fully_shard, which hang on the output: changing a view in place would shake them off.
+            module.register_forward_hook(_without_views)
+            fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
+        return denoiser
+
+    def backward(self, loss: Tensor) -> None:
+        with self._waiting("the gradients of a backward pass"):
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def synchronise(self, parameters: Sequence[Tensor]) -> None:
+        self.average_gradients([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
+
+    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        sharded = [one for group in self._groups for one in group if isinstance(one, DTensor)]
+        self._stepped = {parameter: nn.Parameter(self.part(parameter)) for parameter in sharded}
+        for group, mine in zip(optimizer.param_groups, self._groups, strict=True):
+            group["params"] = [self._stepped[one] if isinstance(one, DTensor) else one for one in mine]
+
+    def groups(self, optimizer: Optimizer) -> list[dict[str, Any]]:
+        found = zip(optimizer.param_groups, self._groups, strict=True)
+        return [{**group, "params": parameters} for group, parameters in found]
+
+    def step(
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[Tensor],
+        options: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Tensor:
+        assert scaler is None, "fp16 is refused where weights are split"
+        self.synchronise(parameters)
+        norm = self.clip(parameters, options)
+        for parameter, part in self._stepped.items():
+            # Taken anew: fully_shard may have moved a part since, when it was first used.
+            part.data = self.part(parameter)
+            part.grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else None
+            parameter.grad = None
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+        everywhere = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+
+        def total_norm(_: Sequence[Tensor]) -> Tensor:
+            square = _sum_of_squares(sharded, self.device)
+            with self._waiting("the norm of gradients"):
+                dist.all_reduce(square)
+            return (square + _sum_of_squares(everywhere, self.device)).sqrt()
+
+        return clip_gradients([*sharded, *everywhere], options, total_norm)
+
+    def splits(self, parameter: Tensor) -> bool:
+        return isinstance(parameter, DTensor)
+
+    def part(self, parameter: Tensor) -> Tensor:
+        if not isinstance(parameter, DTensor):
+            return parameter.detach()
+        with torch.no_grad():
+            part: Tensor = parameter.to_local()
+        return part
+
+    def gather(self, part: Tensor, parameter: Tensor) -> Tensor:
+        if not isinstance(parameter, DTensor):
+            return part
+        return self._full(_like(part, parameter))
+
+    def cut(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        if not isinstance(parameter, DTensor):
+            return whole
+        placed = whole.to(parameter.device)
+        # Every rank has the whole, so nothing is sent.
+        return distribute_tensor(placed, parameter.device_mesh, parameter.placements, src_data_rank=None).to_local()
+
+    @contextmanager
+    def whole(self, denoiser: nn.Module, *, frozen: bool) -> Iterator[None]:
+        # fully_shard makes a class of its own of every module, whose name would end up in config.json.
+        classes = {module: type(module) for module in denoiser.modules() if isinstance(module, FSDPModule)}
+        with whole_weights(denoiser, self, frozen=frozen):
+            for module, sharded in classes.items():
+                module.__class__ = sharded.__bases__[1]
+            try:
+                yield
+            finally:
+                for module, sharded in classes.items():
+                    module.__class__ = sharded
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        parameters = [parameter for group in self._groups for parameter in group]
+        by_index = {
+            index: {
+                name: self.gather(value, parameters[index])
+                if _lies_as(name, value, self.part(parameters[index]))
+                else value
+                for name, value in values.items()
+            }
+            for index, values in state["state"].items()
+        }
+        return {**state, "state": by_index}
+
+    def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        parameters = [parameter for group in self._groups for parameter in group]
+        by_index = {
+            index: {
+                name: self.cut(value, parameters[index]) if _lies_as(name, value, parameters[index]) else value
+                for name, value in values.items()
+            }
+            for index, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": by_index})
+
+    def _full(self, tensor: DTensor) -> Tensor:
+        """On rank 0, in memory of the host: saving costs a device no more than one whole weight. Elsewhere nothing."""
+        with self._waiting("the gathering of weights"), torch.no_grad():
+            full: Tensor = tensor.full_tensor()
+        return full.cpu() if self.main else full.new_empty(0)
+
+
+def _lies_as(name: str, value: object, parameter: Tensor) -> bool:
+    """Whether what an optimizer remembers is of the parameter's shape, element by element."""
+    return isinstance(value, torch.Tensor) and value.shape == parameter.shape and name != "step"
+
+
+def _without_views(module: nn.Module, arguments: object, output: Any) -> Any:
+    return tree_map_only(torch.Tensor, lambda one: one.clone() if one.requires_grad and one._is_view() else one, output)
+
+
+def _like(part: Tensor, parameter: DTensor) -> DTensor:
+    return DTensor.from_local(
+        part,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def _sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """() float32; 0 where there is nothing."""
+    filled = [tensor for tensor in tensors if tensor.numel()]
+    if not filled:
+        return torch.zeros((), device=device)
+    return torch.stack([norm.float() for norm in torch._foreach_norm(filled)]).square().sum()

@@ -1,0 +1,152 @@
+"""Launching: the same command once per rank, and an eye on all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from st.errors import RankLost
+from st.train.ranks.ranks import processes_wanted
+from st.train.ranks.whereabouts import LAUNCHED, Watch, missing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from st.train.ranks.ranks import RanksOptions
+
+INTERRUPTED = 4
+"""Exit status of a run that was told to stop and has saved what it learned."""
+
+LOST = RankLost.exit_code
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 30.0
+"""How long ranks may take to end when one of them has failed: rank 0 finishes its report, and what it is writing."""
+TAIL_LINES = 40
+
+
+def run_ranks(options: RanksOptions, device: str, arguments: Sequence[str]) -> int | None:
+    """Run this command once per rank and return its exit status; None where this process is a rank already, or alone.
+
+    A launcher of the user's own (torchrun, accelerate launch, Slurm with torchrun) sets WORLD_SIZE, and then nothing is
+    started. Ctrl-C and SIGTERM are passed on to the ranks, which save and end by themselves. Rank 0 has the terminal;
+    what another prints is shown where that one fails.
+    """
+    wanted = processes_wanted(options, device)
+    if "WORLD_SIZE" in os.environ or wanted == 1:
+        return None
+    with TemporaryDirectory(prefix="st-ranks-", ignore_cleanup_errors=True) as folder:
+        return _Launch(Path(folder), wanted, options.patience_seconds).run(arguments)
+
+
+class _Launch:
+    """The ranks of one run on this machine. patience: seconds that ranks wait before the missing ones are named."""
+
+    def __init__(self, folder: Path, count: int, patience: float) -> None:
+        self.folder, self.count, self.patience = folder, count, patience
+        self.watch = Watch(folder, count)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._named: tuple[tuple[int, ...], str] = ((), "")
+        self._next_naming = 0.0
+
+    def run(self, arguments: Sequence[str]) -> int:
+        """Start them, wait for them, and say which one failed and where. The exit status of the run."""
+        previous = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.processes = [self._start(rank, arguments) for rank in range(self.count)]
+            while not self._failed() and any(process.poll() is None for process in self.processes):
+                time.sleep(POLL_SECONDS)
+                self._name_missing()
+            self._let_end()
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self._conclude()
+
+    def _start(self, rank: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        threads = str(max((os.cpu_count() or 1) // self.count, 1))
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.count, "LOCAL_WORLD_SIZE": self.count}
+        environment = {
+            "OMP_NUM_THREADS": threads,
+            **os.environ,
+            **{name: str(value) for name, value in places.items()},
+            LAUNCHED: str(self.folder),
+        }
+        command = [sys.executable, "-m", "st.cli", *arguments]
+        if not rank:
+            return subprocess.Popen(command, env=environment)
+        with self._errors(rank).open("wb") as errors:
+            return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        for process in self.processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    def _failed(self) -> list[int]:
+        """Ranks that failed, and not for the loss of another: those that were killed first."""
+        statuses = {rank: process.poll() for rank, process in enumerate(self.processes)}
+        failed = [rank for rank, status in statuses.items() if status not in (None, 0, INTERRUPTED, LOST)]
+        return sorted(failed, key=lambda rank: (statuses[rank] or 0) > 0)
+
+    def _let_end(self) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def _name_missing(self) -> None:
+        found = missing(self.watch.places(), time.monotonic(), self.patience)
+        if found is None:
+            return
+        absent, awaited, seconds = found
+        absent = [rank for rank in absent if self.processes[rank].poll() is None]
+        same = self._named == (tuple(absent), awaited)
+        if not absent or (same and seconds < self._next_naming):
+            return
+        self._named, self._next_naming = (tuple(absent), awaited), 2 * seconds
+        for rank in absent:
+            stage = self.watch.places()[rank].stage
+            stopped = "; its process is stopped" if _is_stopped(self.processes[rank].pid) else ""
+            _say(f"Warning: rank {rank} has not reached {awaited!r} for {seconds:.0f} s: it is in {stage!r}{stopped}")
+
+    def _conclude(self) -> int:
+        """Say what is not on the screen yet: what rank 0 failed of is, and others mostly fail of the same."""
+        failed, statuses = self._failed(), [process.returncode for process in self.processes]
+        if not failed:
+            return max(1 if status == LOST else abs(status) for status in statuses)
+        rank = failed[0]
+        place, status = self.watch.places()[rank], statuses[rank]
+        where = f"in {place.stage!r}" + (f", waiting at {place.awaited!r}" if place.awaited else "")
+        if status < 0:
+            _say(f"Error: rank {rank} died {where}: it was killed by {signal.Signals(-status).name}")
+        elif rank:
+            _say(f"Error: rank {rank} failed {where}:")
+            lines = self._errors(rank).read_text(encoding="utf-8", errors="replace").splitlines()
+            _say("\n".join(f"  {line}" for line in lines[-TAIL_LINES:]))
+        return max(status, 1)
+
+    def _errors(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}.err"
+
+
+def _is_stopped(process: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(process).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,261 @@
+"""Ranks: the processes of a run. The only file that knows how many there are."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from st.errors import RankLost, StError
+from st.options import Options
+from st.registrar import StrategyKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from st.model.inside.blocks import BlockGroup
+    from st.train.ranks.gradients import ClipOptions
+
+
+ENGINE: StrategyKind[Callable[[torch.device, RanksOptions], Ranks]] = StrategyKind("engine", frozenset({"splits"}))
+"""``[ranks] engine``: how several devices work on one run: ``build(device, options)``.
+
+splits: weights or optimizer state lie in parts on the ranks; what needs them whole is refused beforehand.
+"""
+
+
+class RanksOptions(Options):
+    """How many processes share the work, and how."""
+
+    engine: str = "auto"
+    """How the model is shared out: single, ddp (each process has the whole model), fsdp (each has a part of every
+    weight), or one that a plugin adds; auto is single for one process, else ddp."""
+    processes: int = Field(0, ge=0)
+    """Processes on this machine; 0 is one per accelerator, and one on a machine without any."""
+    timeout_minutes: float = Field(90.0, gt=0)
+    """How long a rank waits for the others before it gives up."""
+    patience_seconds: float = Field(30.0, gt=0)
+    """How long a rank waits for the others before the missing ones are named on the console."""
+
+
+class Ranks(ABC):
+    """An engine: this process among those of the run. rank in [0, size); main is rank 0; device is this rank's own.
+
+    An engine that splits weights holds a part of each on every rank. ``part``, ``gather`` and ``cut`` go between the
+    two forms; checkpoints hold the whole, so that a run goes on with any engine on any number of ranks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device
+    spreads: bool = True
+    """Whether ranks can predict each for itself; False where every prediction needs all of them."""
+    gathers: bool = False
+    """Whether every rank takes part in collecting what a checkpoint holds."""
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes files and talks to people."""
+        return self.rank == 0
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What really runs, for the console and the manifest: "ddp, 2 ranks, gloo on cpu"."""
+
+    @abstractmethod
+    def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
+        """Make the denoiser's weights those of rank 0, placed as the engine has them.
+
+        Parameters may be others afterwards, of the same names.
+        """
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of this step."""
+
+    @abstractmethod
+    def synchronise(self, parameters: Sequence[Tensor]) -> None:
+        """Make gradients the mean over ranks; called once per optimizer step."""
+
+    @abstractmethod
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over ranks of a small tensor of numbers; every rank calls it."""
+
+    @abstractmethod
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; every rank calls it."""
+
+    @abstractmethod
+    def barrier(self, stage: str) -> None:
+        """Wait for the others. stage names what was being done, for the message when one does not come."""
+
+    def doing(self, stage: str) -> AbstractContextManager[None]:
+        """Inside of a ``with``, this rank is in ``stage``: what is said of it should it die there."""
+        return nullcontext()
+
+    def lost(self, error: RuntimeError) -> RankLost | None:
+        """What to raise in place of an error that came of another rank's end; None for any other."""
+        return None
+
+    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+        """Take over the optimizer, when it and its schedule are built and before the first step.
+
+        The engine may exchange what is in its parameter groups, which stay the same objects.
+        """
+
+    def groups(self, optimizer: Optimizer) -> Sequence[dict[str, Any]]:
+        """The optimizer's parameter groups, with the parameters that it was built with."""
+        return optimizer.param_groups
+
+    def step(
+        self,
+        optimizer: Optimizer,
+        parameters: Sequence[Tensor],
+        options: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Tensor:
+        """One optimizer step: the mean of gradients over ranks, clipped; they are gone afterwards.
+
+        The L2 norm of that mean before it was clipped, () float. parameters: everything that learns.
+        """
+        self.synchronise(parameters)
+        if scaler is not None:
+            # After the mean, which spreads what is not finite: all ranks then leave out the same steps.
+            scaler.unscale_(optimizer)
+        norm = self.clip(parameters, options)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
+        """Clip gradients in place; their L2 norm as it was before."""
+        from st.train.ranks.gradients import clip
+
+        return clip(parameters, options)
+
+    def splits(self, parameter: Tensor) -> bool:
+        """Whether this rank holds only a part of a parameter."""
+        return False
+
+    def part(self, parameter: Tensor) -> Tensor:
+        """What this rank holds of a parameter, over the same memory, without gradient; ``written`` ends a write."""
+        return parameter.detach()
+
+    def gather(self, part: Tensor, parameter: Tensor) -> Tensor:
+        """The whole of a tensor that lies as the parameter does, of which this rank holds ``part``.
+
+        Every rank calls it where ``gathers``; whole on rank 0 only.
+        """
+        return part
+
+    def cut(self, whole: Tensor, parameter: Tensor) -> Tensor:
+        """This rank's part of a tensor that is to lie as the parameter does."""
+        return whole
+
+    def written(self) -> None:
+        """Parts of weights were written to: forget what was put together of the old ones."""
+
+    def whole(self, denoiser: nn.Module, *, frozen: bool) -> AbstractContextManager[None]:
+        """Inside, rank 0 can write the denoiser to a file; every rank enters. frozen: whether it reads weights that do
+        not learn."""
+        return nullcontext()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Its state of whole tensors, on rank 0; not copied where they are whole already."""
+        return optimizer.state_dict()
+
+    def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+        """Restore what ``optimizer_state`` gave on rank 0, of any engine."""
+        optimizer.load_state_dict(dict(state))
+
+    def close(self, *, clean: bool) -> None:
+        """Leave the group. clean: every rank is about to."""
+
+
+class Single(Ranks):
+    """One process, nothing shared."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def describe(self) -> str:
+        return f"single, 1 rank on {self.device}"
+
+    def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
+        return denoiser
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def synchronise(self, parameters: Sequence[Tensor]) -> None:
+        pass
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values
+
+    def any(self, flag: bool) -> bool:
+        return flag
+
+    def barrier(self, stage: str) -> None:
+        pass
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is this rank's accelerator where there is one, else the CPU.
+
+    Raises StError where the device does not exist.
+    """
+    import torch
+
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return torch.device(accelerator.type, local) if accelerator else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StError(
+            f"device = {name!r}: torch knows no such device", fix='set device to "auto", "cpu" or "cuda:0"'
+        ) from error
+    if device.type not in {"cpu", "meta"} and (accelerator is None or accelerator.type != device.type):
+        found = accelerator.type if accelerator else "cpu only"
+        raise StError(
+            f"device = {name!r}: this machine has no such device (found: {found})", fix='set device to "auto"'
+        )
+    indexed = device.type == "cpu" or ":" in name
+    return device if indexed else torch.device(device.type, local)
+
+
+def world_size() -> int:
+    """How many processes the launcher of this one started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def processes_wanted(options: RanksOptions, device: str) -> int:
+    """How many processes this machine should run; asks torch only where it has to."""
+    if options.processes:
+        return options.processes
+    if device not in {"auto", "cuda", "xpu"}:
+        return 1
+    import torch
+
+    return max(torch.accelerator.device_count(), 1) if torch.accelerator.is_available() else 1
+
+
+def engine_name(options: RanksOptions) -> str:
+    """The engine that ``auto`` stands for on this many processes."""
+    if options.engine != "auto":
+        return options.engine
+    return "single" if world_size() == 1 else "ddp"

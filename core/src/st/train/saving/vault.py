@@ -1,0 +1,159 @@
+"""The vault: checkpoint folders on disk. A folder under its final name is complete; anything else is swept away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from st.errors import CheckpointDamaged
+from st.progress import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX, PARTIAL, MANIFEST, BEST = "step-", ".partial-", "manifest.json", "best.json"
+
+
+class Vault:
+    """The folder ``checkpoints/`` of one run; one process writes to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        if not self.directory.is_dir():
+            return []
+        names = [entry.name.removeprefix(PREFIX) for entry in self.directory.iterdir() if entry.name.startswith(PREFIX)]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.directory / f"{PREFIX}{step:08d}"
+
+    def write(self, step: int, fill: Callable[[Path], None], facts: Mapping[str, Any]) -> Checkpoint:
+        """Write a checkpoint: ``fill`` writes files into a folder, which gets its name once all are on the disk.
+
+        facts go into the manifest beside each file's size and SHA-256. Raises OSError, leaving nothing behind.
+        """
+        partial = self.directory / f"{PARTIAL}{step:08d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            fill(partial)
+            files = {
+                str(path.relative_to(partial)): _sealed(path) for path in sorted(partial.rglob("*")) if path.is_file()
+            }
+            manifest = partial / MANIFEST
+            manifest.write_text(
+                json.dumps({"format": 1, "step": step, **facts, "files": files}, indent=1), encoding="utf-8"
+            )
+            for path in (manifest, *(path for path in partial.rglob("*") if path.is_dir()), partial):
+                _sync(path)
+            final = self.path(step)
+            if final.exists():
+                # A run was resumed from before this step, so what lies here is damaged: nothing whole is moved away.
+                final.rename(self.directory / f"{PARTIAL}{step:08d}-old")
+            partial.rename(final)
+            _sync(self.directory)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self.sweep()
+        return Checkpoint(final, step)
+
+    def verify(self, step: int) -> Mapping[str, Any]:
+        """The manifest of a checkpoint whose files are all as written.
+
+        Raises CheckpointDamaged naming the first that is not.
+        """
+        directory = self.path(step)
+        try:
+            manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointDamaged(f"checkpoint {directory} has no readable manifest: {error}") from error
+        for name, sealed in manifest["files"].items():
+            path = directory / name
+            if not path.is_file():
+                raise CheckpointDamaged(f"checkpoint {directory} lacks {name!r}")
+            if path.stat().st_size != sealed["size"]:
+                raise CheckpointDamaged(
+                    f"checkpoint {directory}: {name!r} has {path.stat().st_size} bytes, {sealed['size']} were written"
+                )
+            if _digest(path) != sealed["sha256"]:
+                raise CheckpointDamaged(f"checkpoint {directory}: {name!r} is not what was written (SHA-256 differs)")
+        return dict(manifest)
+
+    def newest(self, damaged: Callable[[CheckpointDamaged], None]) -> int | None:
+        """The newest step whose checkpoint is whole; each damaged one is passed to ``damaged`` on the way."""
+        for step in reversed(self.steps()):
+            try:
+                self.verify(step)
+            except CheckpointDamaged as error:
+                damaged(error)
+                continue
+            return step
+        return None
+
+    def best(self) -> tuple[int, float] | None:
+        """(step, value) of the best checkpoint so far."""
+        path = self.directory / BEST
+        if not path.exists():
+            return None
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return int(stored["step"]), float(stored["value"])
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Remember a step as the best; its checkpoint is not pruned until another is better."""
+        write_atomically(self.directory / BEST, json.dumps({"step": step, "metric": metric, "value": value}))
+
+    def prune(self, keep: int) -> list[int]:
+        """Remove all but the newest ``keep`` checkpoints and the best; the steps that were removed."""
+        best = self.best()
+        kept = {*self.steps()[-keep:], *([best[0]] if best else [])}
+        gone = [step for step in self.steps() if step not in kept]
+        for step in gone:
+            # Renamed first: a kill in the middle of the removal must not leave a checkpoint that looks whole.
+            leaving = self.directory / f"{PARTIAL}{step:08d}-old"
+            shutil.rmtree(leaving, ignore_errors=True)
+            self.path(step).rename(leaving)
+        self.sweep()
+        return gone
+
+    def sweep(self) -> None:
+        """Remove what a killed process left unfinished."""
+        for entry in self.directory.glob(f"{PARTIAL}*"):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one, whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    partial.replace(path)
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    digest = _digest(path)
+    _sync(path)
+    return {"size": path.stat().st_size, "sha256": digest}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk. Folders cannot be opened on every system; there the rename has to do."""
+    flags = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if path.is_dir() else os.O_RDONLY
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

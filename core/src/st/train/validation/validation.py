@@ -1,0 +1,163 @@
+"""Validation: pictures of fixed prompts during training, rendered as users of the result will render them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from st.errors import StError
+from st.registrar import StrategyKind
+from st.report.files.picture_files import ENDINGS
+from st.report.rendering.prompts import Shot
+from st.report.tracker import Picture
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from torch import Tensor
+
+    from st.data.geometry import Geometry
+    from st.diffusion.sampler import Sampler
+    from st.report.rendering.asked import ValidationOptions
+    from st.report.rendering.rendering import Encodings, Failure, Predict, Renderer
+    from st.report.rendering.shown import Shown
+    from st.train.parts.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What a validator found: pictures to show and numbers to log."""
+
+    pictures: tuple[Picture, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+VALIDATOR: StrategyKind[Callable[[Any], Validator]] = StrategyKind("validator")
+"""``[[validator]] kind``: what is measured during training."""
+
+
+class Validator(Protocol):
+    """Judges the denoiser in training. Called between steps on every rank; never touches training state."""
+
+    def __call__(self, run: Run) -> ValidationReport: ...
+
+
+@dataclass(slots=True)
+class PromptValidator:
+    """Renders the prompts of [validation] into ``samples/step-00000500/NAME-WxH.png``.
+
+    The first time also into ``samples/base``, without the adapter. encodings: by text, for every text of
+    ``prompts_to_encode``. predict: how the loop asks the denoiser. weights: entered around rendering, to put the moving
+    average in place. spread: ranks share out the pictures; False where every rank must take part in every prediction
+    (sharded weights). A picture that fails is reported and left out.
+    """
+
+    options: ValidationOptions
+    encodings: Encodings
+    sampler: Sampler
+    predict: Predict | None = None
+    weights: Callable[[], AbstractContextManager[object]] = nullcontext
+    spread: bool = True
+    _shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
+    _shown: Shown | None = None
+
+    def __call__(self, run: Run) -> ValidationReport:
+        from st.report.rendering.rendering import Renderer
+        from st.train.validation.untouched import untouched
+
+        if self._shown is None:
+            self._shown = references_shown(run)
+        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown)
+        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in self.options.shots()]
+        samples = run.directory / "samples"
+        base_is_there = run.ranks.any((samples / "base").exists())
+        pictures: list[Picture] = []
+        with untouched(run.denoiser, run.device), ExitStack() as stack:
+            if self.options.compare_base and not base_is_there and _disable(run, stack):
+                pictures += self._render(renderer, run, wanted, samples / "base")
+                stack.close()
+            with self.weights():
+                pictures += self._render(renderer, run, wanted, samples / f"step-{run.progress.step:08d}")
+        return ValidationReport(tuple(pictures))
+
+    def _render(
+        self, renderer: Renderer, run: Run, wanted: Sequence[tuple[Shot, Geometry]], folder: Path
+    ) -> list[Picture]:
+        """Render, write, and list what all ranks have written; ranks other than 0 may list less."""
+        from st.report.rendering.prompts import recipe
+        from st.report.rendering.rendering import Failure
+
+        suffix = " base" if folder.name == "base" else ""
+        writes = self.spread or run.ranks.rank == 0
+        mine = wanted[run.ranks.rank :: run.ranks.size] if self.spread else wanted
+        failed = 0
+        with run.report.stage(f"validation{suffix}", len(mine)) as stage:
+            for shot, geometry, result in renderer.render(mine, self.encodings):
+                # A step that is redone after a resume must not show what was rendered before.
+                for old in _files(folder, shot, geometry) if writes else ():
+                    old.unlink()
+                if isinstance(result, Failure):
+                    failed += 1
+                    _tell(run, f"{shot.name} {geometry}{suffix}", result)
+                elif writes:
+                    facts = recipe(shot, str(geometry), self.options.sampler)
+                    failed += not _save(run, folder / f"{shot.name}-{geometry}", result, facts)
+                stage.advance()
+        run.ranks.barrier("validation")
+        pictures = [
+            Picture(path, shot.prompt, f"{shot.name} {geometry}{suffix}", *_playing(run, geometry))
+            for shot, geometry in wanted
+            for path in _files(folder, shot, geometry)
+        ]
+        elsewhere = len(wanted) - len(pictures) - failed
+        if elsewhere > 0:
+            run.report.warn(f"{elsewhere} validation pictures could not be rendered on other ranks")
+        return pictures
+
+
+def references_shown(run: Run) -> Shown | None:
+    """What reads the references of prompts; None where the model is shown none."""
+    from st.model.adapters.references import references_read
+    from st.report.rendering.shown import Shown
+
+    read = references_read(run.family, run.adapter)
+    return None if read is None else Shown(read.encoder or run.family.codec())
+
+
+def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
+    """Frames of a clip and how many are shown in a second; (1, 0) of what is none."""
+    return (geometry.frames, run.family.codec().frames_per_second) if geometry.frames > 1 else (1, 0.0)
+
+
+def _save(run: Run, path: Path, pixels: Tensor, facts: Mapping[str, str]) -> bool:
+    from st.report.files.picture_files import save_picture
+
+    try:
+        codec = run.family.codec()
+        save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second)
+    except (OSError, StError) as error:
+        run.report.warn(f"the validation picture {path.name!r} could not be written: {error}")
+        return False
+    return True
+
+
+def _disable(run: Run, stack: ExitStack) -> bool:
+    """Switch the adapter off until the stack closes; False where it is the weights themselves that are trained."""
+    try:
+        stack.enter_context(run.adapter.disabled(run.denoiser))
+    except StError:
+        return False
+    return True
+
+
+def _files(folder: Path, shot: Shot, geometry: Geometry) -> list[Path]:
+    name = f"{shot.name}-{geometry}"
+    return [path for path in (folder / f"{name}{ending}" for ending in ENDINGS) if path.exists()]
+
+
+def _tell(run: Run, label: str, failure: Failure) -> None:
+    advice = "; lower [validation] resolutions" if failure.out_of_memory else ""
+    run.report.warn(f"the validation picture {label!r} could not be rendered: {failure.reason}{advice}")

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from st.data.dataset import DatasetOptions
+from st.data.feed.mixture import Mixture
+from st.errors import DataUnusable
+
+
+def options(name: str, **given: object) -> DatasetOptions:
+    return DatasetOptions.model_validate({"url": f"file:{name}", "name": name, **given})
+
+
+def test_chances_go_by_length_and_weight() -> None:
+    mixture = Mixture.of([options("a"), options("b", weight=3.0)], [300, 100], by_length=True)
+
+    assert mixture.weights == (0.75, 0.75)
+
+
+def test_chances_can_go_by_weight_alone() -> None:
+    mixture = Mixture.of([options("a"), options("b", weight=3.0)], [300, 100], by_length=False)
+
+    assert mixture.weights == (1.0, 3.0)
+
+
+def test_draws_follow_the_weights() -> None:
+    mixture = Mixture.of([options("a"), options("b"), options("c")], [10, 30, 60], by_length=True)
+
+    counts = Counter(mixture.choose((0, 1, 2), 42, index) for index in range(20_000))
+
+    assert counts == {0: 2078, 1: 5955, 2: 11967}
+
+
+def test_only_candidates_are_drawn() -> None:
+    mixture = Mixture.of([options("a"), options("b"), options("c")], [1, 1, 1], by_length=True)
+
+    assert {mixture.choose((0, 2), 1, index) for index in range(100)} == {0, 2}
+
+
+def test_bounds_include_their_ends() -> None:
+    mixture = Mixture.of(
+        [options("steps", start_step=3, end_step=5), options("epochs", start_epoch=2, end_epoch=2)], [1, 1], True
+    )
+
+    by_step = [step for step in range(1, 9) if 0 in mixture.active(step, 1)]
+    by_epoch = [epoch for epoch in range(1, 5) if 1 in mixture.active(1, epoch)]
+
+    assert (by_step, by_epoch) == ([3, 4, 5], [2])
+
+
+def test_no_data_set_in_use_names_all_bounds() -> None:
+    mixture = Mixture.of([options("a", start_step=10), options("b", start_epoch=2)], [1, 1], True)
+
+    with pytest.raises(DataUnusable, match="no data set is in use at step 1 of epoch 1") as caught:
+        mixture.require_active(1, 1)
+
+    assert "'a': steps 10 to the end" in caught.value.why
+    assert "'b': steps 0 to the end, epochs 2 to the last" in caught.value.why
