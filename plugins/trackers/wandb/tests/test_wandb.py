@@ -301,7 +301,7 @@ def planned(st_cli: Callable[..., CliResult], run_file: Callable[[str], Path]) -
     """``st train --dry-run`` with settings of wandb."""
 
     def plan(settings: str) -> CliResult:
-        tiny = Path(st.__file__).parent / "testing" / "tiny.py"
+        tiny = Path(st.__file__).parent / "testing" / "subjects" / "tiny.py"
         text = f'plugins = ["{tiny}:TinyFamily", "wandb"]\noutput = "out"\nsteps = 1\n[model]\ncheckpoint = "x"\n'
         file = run_file(f'{text}[[dataset]]\nurl = "photos"\nresolution = 64\n[wandb]\n{settings}\n')
         return st_cli("train", file, "--dry-run")
