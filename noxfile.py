@@ -273,6 +273,13 @@ def _requirements(folder: Path) -> list[str]:
     return requirements
 
 
+def _optional(folder: Path) -> list[str]:
+    """What a package's extras for users ask for."""
+    extras = _project(folder).get("optional-dependencies", {})
+    assert isinstance(extras, dict)
+    return [requirement for name, needs in extras.items() if name != "testing" for requirement in needs]
+
+
 def _extra(folder: Path, name: str) -> list[str]:
     """What a package's extra asks for; nothing where it has no such extra."""
     extras = _project(folder).get("optional-dependencies", {})
@@ -305,7 +312,7 @@ def _with_needed_by_tests(folders: list[Path]) -> tuple[list[Path], list[str]]:
 def _lowest(folders: list[Path]) -> dict[str, str]:
     """The lowest version of each dependency that all of these packages take: of ``name>=x``, the largest x."""
     found: dict[str, str] = {}
-    for requirement in (requirement for folder in folders for requirement in _requirements(folder)):
+    for requirement in (need for folder in folders for need in (*_requirements(folder), *_optional(folder))):
         bound = re.match(r"([\w.-]+)\s*(?:\[.*\])?>=\s*([\w.]+)", requirement)
         if bound and not bound[1].startswith("st-"):
             found[bound[1]] = max(found.get(bound[1], "0"), bound[2], key=Version)

@@ -76,7 +76,7 @@ def floors(graph: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def drawn(graph: Mapping[str, set[str]]) -> str:
-    """The rooms as a picture: one box each, a line to each room that is imported and not reached through another."""
+    """The rooms as a picture: one box each, a line to each folder that is imported and not reached through another."""
     levels = floors(graph)
     width = max(len(level) for level in levels) * (BOX[0] + GAP) + 2 * EDGE
     tall = len(levels) * FLOOR + EDGE
@@ -93,6 +93,7 @@ def drawn(graph: Mapping[str, set[str]]) -> str:
         f'{place[below][1]}"/>'
         for room in sorted(graph)
         for below in sorted(_direct(room, graph))
+        if (CORE / Path(*below.split(".")[1:])).is_dir()
     ]
     boxes = [_box(room, *place[room]) for room in sorted(place)]
     style = (

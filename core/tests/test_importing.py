@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from st.importing import NEW_OBJECTS, importing
+from st.errors import StError
+from st.importing import NEW_OBJECTS, importing, needing
 
 
 class Ring:
@@ -56,3 +57,16 @@ def test_garbage_is_still_found_where_nothing_was_imported() -> None:
     assert gc.get_freeze_count() == 0
     gc.collect()
     assert gone() is None
+
+
+def test_a_library_that_is_not_there_is_named_with_what_brings_it() -> None:
+    with pytest.raises(StError) as raised, needing("no_such_library", "clips are read with it", "clips"):
+        import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+
+    assert raised.value.what == "clips are read with it, which is not installed"
+    assert raised.value.fix == "pip install 'st-core[clips]'"
+
+
+def test_what_a_library_lacks_itself_is_not_mistaken_for_it() -> None:
+    with pytest.raises(ModuleNotFoundError), needing("av", "clips are read with PyAV", "clips"):
+        import no_such_library  # type: ignore[import-not-found]  # noqa: F401

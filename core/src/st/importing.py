@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from st.errors import StError
+
 NEW_OBJECTS = 20_000
 """Between two looks. Python's own number is 700, which takes a fifth of the time of importing torch and diffusers."""
 
@@ -27,3 +29,17 @@ def importing() -> Iterator[None]:
         gc.set_threshold(*threshold)
         if len(sys.modules) > modules:
             gc.freeze()
+
+
+@contextmanager
+def needing(library: str, what: str, extra: str) -> Iterator[None]:
+    """A block that imports a library which not every run needs. what: who needs it, "clips are read with PyAV".
+
+    Raises StError with what to install where the library is not there.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise StError(f"{what}, which is not installed", fix=f"pip install 'st-core[{extra}]'") from error

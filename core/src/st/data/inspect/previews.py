@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from st.data.media.media_reader import reader_of
+from st.importing import needing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +58,8 @@ def clip_preview(one: PreparedSet, row: int) -> str:
 
 def sound_preview(one: PreparedSet, row: int) -> str:
     """The beginning of the window as a waveform and a player. Raises SampleUnreadable."""
-    import soundfile
+    with needing("soundfile", "sounds are played with soundfile", "sounds"):
+        import soundfile
 
     key, fit = one.index.key(row), one.index.fit(row)
     with one.open(row) as file:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from st.errors import SampleUnreadable
+from st.importing import needing
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -85,8 +87,22 @@ _READERS: Mapping[Kind, tuple[str, str]] = {
 """By module and name: who trains on pictures loads no library for clips."""
 
 
+_NEEDED: Mapping[Kind, tuple[tuple[str, str, str], ...]] = {
+    "video": (("av", "clips are read with PyAV", "clips"),),
+    "audio": (
+        ("av", "sounds are read with PyAV", "sounds"),
+        ("soundfile", "sounds are read with soundfile", "sounds"),
+        ("soxr", "sounds are resampled with soxr", "sounds"),
+    ),
+}
+"""Libraries that only runs on such media need: their names, and the extra of the core that brings them."""
+
+
 def reader_of(kind: Kind) -> MediaReader:
-    """The reader of a kind of media."""
+    """The reader of a kind of media. Raises StError where a library that it reads with is not installed."""
     module, name = _READERS[kind]
-    reader: MediaReader = getattr(import_module(module), name)()
+    with ExitStack() as stack:
+        for library, what, extra in _NEEDED.get(kind, ()):
+            stack.enter_context(needing(library, what, extra))
+        reader: MediaReader = getattr(import_module(module), name)()
     return reader

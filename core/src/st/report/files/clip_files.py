@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from st.errors import StError
+from st.importing import needing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,8 +56,6 @@ def read_frames(path: Path) -> Iterator[tuple[Image.Image, float]]:
 
 
 def _av() -> Any:
-    try:
+    with needing("av", "clips are written and read with PyAV", "clips"):
         import av
-    except ImportError as error:
-        raise StError("clips are written and read with PyAV, which is not here", fix="pip install av") from error
     return av

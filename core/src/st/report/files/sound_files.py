@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from st.importing import needing
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -23,7 +25,8 @@ def save_sound(sound: Tensor, path: Path, facts: Mapping[str, str], rate: int) -
 
     path: without a suffix. facts: comments in the file. Values that are not finite are silence.
     """
-    import soundfile
+    with needing("soundfile", "sounds are written with soundfile", "sounds"):
+        import soundfile
 
     array = sound.float().nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1).cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
