@@ -41,6 +41,7 @@ HOOKS = {
 }
 
 COMMANDS = {
+    "ctl": "RUN DO SETTING --json --wait",
     "train": "FILE --accept --dry-run --output --plugins --resume --set",
     "config show": "FILE --origin --plugins --set",
     "plugins": "",

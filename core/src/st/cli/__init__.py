@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from st.errors import StError
+from st.errors import Interrupted, StError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 HELP = {
     "train": "Train from a run file.",
+    "ctl": "Steer a run while it trains.",
     "config": "Show what a run file means.",
     "plugins": "List what is installed, and check it.",
     "data": "Look at data sets without training.",
@@ -118,7 +119,8 @@ def application() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code.
 
-    0 finished, 1 failed, 2 configuration, 3 out of memory, 4 interrupted after saving.
+    0 finished, 1 failed, 2 configuration, 3 out of memory, 4 interrupted after saving, 128 plus the number of the
+    signal that ended it before it had saved.
     """
     try:
         application()(list(arguments), prog_name="st", obj=list(arguments))
@@ -127,6 +129,9 @@ def run(arguments: Sequence[str]) -> int:
     except StError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as end:
+        print(end, file=sys.stderr)
+        return end.exit_code
     except Exception:
         traceback.print_exc()
         return 1
@@ -135,4 +140,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The ``st`` command."""
+    from st.report.enduring import hold_standard_streams
+
+    hold_standard_streams()
     sys.exit(run(sys.argv[1:]))

@@ -49,7 +49,7 @@ def check(
     names = [name] if name else [f"{plugin.kind}:{plugin.name}" for plugin in Catalogue.scan().usable]
     rows, failed = [], False
     for each in names:
-        command = [sys.executable, "-m", "st.plugins.checking", each, *(["--traceback"] if name else [])]
+        command = [sys.executable, "-P", "-m", "st.plugins.checking", each, *(["--traceback"] if name else [])]
         done = subprocess.run(command, capture_output=True, text=True)
         failed = failed or done.returncode != 0
         if name:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Run:
     """Everything fixed once a run is assembled. Techniques read it; none writes to it.
 
-    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs.
+    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. requests: asks
+    the run to save, validate, pause, stop or change its rate. jobs: work beside the loop, such as uploads.
     """
 
     config: RunConfig
@@ -43,4 +44,6 @@ class Run:
     report: Report
     draws: Callable[[Batch], Draws]
     total_steps: int
+    jobs: Jobs
+    requests: Requests = field(default_factory=Requests)
     progress: Progress = field(default_factory=Progress)
