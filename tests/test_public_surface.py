@@ -29,6 +29,7 @@ TinyRunner TrackerTests example_batch example_noised not_applicable
 HOOKS = {
     "st_register": "register",
     "st_check": "config family",
+    "st_report_opened": "report",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
     "st_denoiser_loaded": "run",
@@ -37,6 +38,7 @@ HOOKS = {
     "st_step": "run",
     "st_step_end": "run stats",
     "st_checkpoint_saved": "run checkpoint",
+    "st_exported": "run files",
     "st_run_end": "run outcome",
 }
 

@@ -277,11 +277,9 @@ class Report:
         if self._log is not None:
             self._log.close()
 
-    def abandon(self, why: str) -> None:
-        """The process ends where it is, interrupted: the last event, without waiting for anybody."""
-        from st.progress import Outcome
-
-        self._write("finish", step=self._step, outcome=Outcome.INTERRUPTED.value, why=why)
+    def abandon(self, outcome: Outcome, why: str) -> None:
+        """The process ends where it is: the last event, without waiting for anybody."""
+        self._write("finish", step=self._step, outcome=outcome.value, why=why)
 
     def _advanced(self, stage: Stage) -> None:
         self.advanced += 1

@@ -15,6 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Self
 
 from st.errors import Interrupted, StError
+from st.progress import Outcome
 from st.train.control import ANSWER, ControlFile
 from st.train.requests import Request, Requests
 
@@ -167,7 +168,7 @@ class Listening:
                 return
             self._report.note(text, kind="signal")
             if last:
-                self._report.abandon(text)
+                self._report.abandon(Outcome.INTERRUPTED, text)
 
         saying = threading.Thread(target=say, name="saying", daemon=True)
         saying.start()

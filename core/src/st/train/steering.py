@@ -116,13 +116,14 @@ def _factor(value: str, top: float, now: float) -> float:
 
 
 def headway(session: Session) -> object:
-    """Changes while a run that was told to stop gets on: steps, pieces of a stage, bytes of a checkpoint.
+    """Changes while a run that was told to stop gets on: steps, pieces of a stage, files and bytes of a checkpoint.
 
     What the process reads and writes counts in mebibytes: a progress line is no headway.
     """
-    partials = session.folder.vault.directory.glob(f"{PARTIAL}*")
-    sizes = [_size(path) for partial in partials for path in partial.rglob("*")]
-    return (session.run.progress.step, session.run.report.advanced, len(sizes), sum(sizes), _bytes_moved() // MEBIBYTE)
+    run, vault = session.run, session.folder.vault
+    sizes = [_size(path) for partial in vault.directory.glob(f"{PARTIAL}*") for path in partial.rglob("*")]
+    written = (vault.sealed, len(sizes), sum(sizes), _bytes_moved() // MEBIBYTE)
+    return (run.progress.step, run.report.advanced, *written)
 
 
 def _size(path: Path) -> int:
