@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
 import select
@@ -144,11 +143,14 @@ class Listening:
             if self._report is not None:
                 self._report.note(str(error), kind=ANSWER, id=_id_of(line), done=False)
             return
-        if request.do == "stop" and self._raises and self._previous:
+        main = threading.main_thread().ident
+        if request.do == "stop" and self._raises and self._previous and main and hasattr(signal, "pthread_kill"):
             if self._report is not None:
                 self._report.note("ending before training", kind=ANSWER, do="stop", id=request.id, done=True)
             self._told = (request.source, signal.SIGTERM.value)
-            _thread.interrupt_main(signal.SIGTERM)
+            self._deadline.begin()
+            # A real signal: whatever the main thread waits for, it hears it.
+            signal.pthread_kill(main, signal.SIGTERM)
             return
         self.requests.ask(request)
 
