@@ -22,7 +22,7 @@ kohya_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
 TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
@@ -127,7 +127,7 @@ def collect(path: str, command: Any, found: dict[str, str]) -> None:
         collect(f"{path} {name}", below, found)
 
 
-@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks"])
+@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks", "commands"])
 def test_entry_point_groups_carry_the_major_version(group: str) -> None:
     from st.plugins.catalogue import KINDS
 

@@ -8,6 +8,8 @@ signatures typer reads, and a tuple ``COMMANDS`` of them:
   ``-`` and a trailing ``_`` is dropped;
 - both: the function named as the file runs when no further command is given (``st plugins``), without arguments.
 
+Packages add commands through the entry-point group ``st.v1.commands``; ``st.cli.package`` loads those.
+
 A function's docstring is its help text. Its body imports what it needs; the file's top imports only typer and the
 standard library. Results go to standard output. A mistake of the user is raised as a StError and printed here.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +29,8 @@ from st.errors import Interrupted, StError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from st.plugins.catalogue import Catalogue
 
 HELP = {
     "train": "Train from a run file.",
@@ -44,11 +49,46 @@ HELP = {
 
 
 class _CommandFiles(TyperGroup):
-    """Commands known by name and help line, whose files are imported when they are called."""
+    """Commands known by name and help line, whose files are imported when they are called; then those of packages."""
+
+    @cached_property
+    def installed(self) -> Catalogue:
+        """What packages offer, read once for each command line that asks."""
+        from st.plugins.catalogue import Catalogue
+
+        return Catalogue.scan()
+
+    @cached_property
+    def lines(self) -> dict[str, str]:
+        """The help line of each command of a package."""
+        from st.cli.package import described
+
+        return described(self.installed)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.lines]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        return own or (_stub(cmd_name, self.lines[cmd_name]) if cmd_name in self.lines else None)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        from st.cli.package import load_command
+
+        name = args[0] if args else ""
+        if name and name not in HELP and not name.startswith("-"):
+            found = load_command(name, self.installed)
+            if found is not None:
+                return name, found, args[1:]
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name else None, rest
+
+
+def _stub(name: str, line: str) -> Any:
+    """What the list of commands shows of one that is not imported."""
+    app = _typer(name)
+    app.command(name, help=line)(_nothing)
+    return typer.main.get_command(app)
 
 
 def _load(name: str) -> Any:

@@ -239,6 +239,10 @@ class Activation:
         self._backends.append(Active.of(installed, cls))
 
     def _check_name(self, installed: Installed) -> None:
+        if installed.kind == "commands":
+            raise PluginError(
+                f"{installed.label} is a command, which takes part in no run.", fix=f"Type it: st {installed.name}"
+            )
         if installed.name in self.reserved:
             raise PluginError(f"{installed.label} has the name of a section of every run file: [{installed.name}].")
         if installed.name in self.names:
