@@ -22,8 +22,8 @@ kohya_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
-TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily
+TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {

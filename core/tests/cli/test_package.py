@@ -156,7 +156,10 @@ def test_check_and_why_know_commands(greet: Path, monkeypatch: pytest.MonkeyPatc
 def test_help_imports_nothing_heavy_and_reads_no_package(greet: Path, tmp_path: Path) -> None:
     (greet / "st_greet.py").write_text("raise SystemExit('imported')\n")
     environment = os.environ | {"PYTHONPATH": str(greet)}
-    code = "import sys; from st.cli import run; run(['--help']); print(*(n for n in ('torch', 'numpy') if n in sys.modules))"
+    code = (
+        "import sys; from st.cli import run; run(['--help']); "
+        "print(*(name for name in ('torch', 'numpy') if name in sys.modules))"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
