@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
+    from st.train.jobs import Jobs as Jobs
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 import st
@@ -53,6 +54,34 @@ class Signals:
             time.sleep(self.options.again_after)
             os.kill(os.getpid(), number)
         time.sleep(self.options.hang_seconds)
+
+
+class Fails:
+    """Fail after the second step, or in the middle of the third."""
+
+    class Options(st.Options):
+        inside: bool = False
+        """In the middle of the third step's update."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @st.hookimpl
+    def st_step(self, run: st.Run) -> st.StepWrapper:
+        def wrap(step: st.Step) -> st.Step:
+            def update() -> st.UpdateStats:
+                if self.options.inside and run.progress.step == 2:
+                    raise ZeroDivisionError("half way")
+                return step.update()
+
+            return replace(step, update=update)
+
+        return wrap
+
+    @st.hookimpl
+    def st_step_end(self, run: Any) -> None:
+        if not self.options.inside and run.progress.step == 2:
+            raise ZeroDivisionError("after the step")
 
 
 class Unwritable:

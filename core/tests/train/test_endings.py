@@ -84,6 +84,22 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_with_1(tiny_run: TinyRunn
     assert (run.directory / "adapter.safetensors").exists() is exported
 
 
+def test_an_error_of_a_plugin_between_steps_loses_none_of_them(tiny_run: TinyRunner) -> None:
+    run = tiny_run.ended([f"{ENDINGS}:Fails"], "[checkpoint]\nevery = 0")
+
+    assert run.result.code == 1
+    assert "ZeroDivisionError: after the step" in run.result.err
+    assert run.outcome == "failed"
+    assert saved(run) == ["step-00000002"]
+
+
+def test_a_step_that_is_half_taken_is_not_saved(tiny_run: TinyRunner) -> None:
+    run = tiny_run.ended([f"{ENDINGS}:Fails"], "[checkpoint]\nevery = 0\n[endings]\ninside = true")
+
+    assert run.result.code == 1
+    assert saved(run) == []
+
+
 def test_a_save_that_gets_on_outlasts_the_grace_time(tiny_run: TinyRunner) -> None:
     file = tiny_run.file([SIGNALS], of_signals(slow_seconds=0.3).replace("1.0", "1.5"))
     directory = file.with_suffix("")

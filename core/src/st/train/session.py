@@ -6,12 +6,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import OutputUnwritable, RankLost, StError
+from st.errors import OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
+from st.train.headway import headway
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
-from st.train.steering import RATE, Steering, headway
+from st.train.steering import RATE, Steering
 from st.train.updates.groups import check_saved, keep_settings
 from st.train.updates.optimizer import HasEvaluationMode
 
@@ -46,7 +47,7 @@ class Session:
     """One run while it is being trained.
 
     measures: (every so many steps, also before the first one, what) is measured. outcome: how the loop ended, once it
-    has.
+    has. whole: no optimizer step is half taken.
     """
 
     run: Run
@@ -61,6 +62,7 @@ class Session:
     measured_at: int | None = field(default=None, init=False)
     measured: dict[str, float] = field(default_factory=dict, init=False)
     unwritable: OutputUnwritable | None = field(default=None, init=False)
+    whole: bool = field(default=True, init=False)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
@@ -121,7 +123,10 @@ class Session:
 
         def update() -> UpdateStats:
             self.saver.copied()
-            return step.update()
+            self.whole = False
+            stats = step.update()
+            self.whole = True
+            return stats
 
         return replace(step, update=update)
 
@@ -243,6 +248,17 @@ class Session:
             # What was learned is still in memory, and is exported.
             self.unwritable = error
         self.run.ranks.barrier("the last checkpoint")
+
+    def rescue(self, error: Exception) -> None:
+        """After an error that has nothing to do with what was learned, save it: only where no other rank is needed."""
+        known = isinstance(error, (RunFailed, OutputUnwritable, RankLost))
+        if known or not self.whole or self.run.ranks.size > 1 or self.saved_at == self.run.progress.step:
+            return
+        try:
+            self.save()
+            self.saver.wait()
+        except StError as further:
+            self.run.report.warn(f"step {self.run.progress.step} could not be saved after the error: {further}")
 
     def require_saved(self) -> None:
         """Raises OutputUnwritable, on every rank, where the last checkpoint of the run could not be written."""

@@ -317,6 +317,9 @@ def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder
     except Interrupted:
         outcome = Outcome.INTERRUPTED
         raise
+    except Exception as error:
+        one.rescue(error)
+        raise
     finally:
         loader.close()
         saver.close()

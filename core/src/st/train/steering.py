@@ -6,15 +6,11 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-import psutil
-
 from st.errors import StError
 from st.train.control import ANSWER
-from st.train.saving.vault import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from st.train.requests import Do, Request, Requests
     from st.train.session import Session
@@ -22,7 +18,6 @@ if TYPE_CHECKING:
 RATE = "optimizer.lr"
 PAUSE_SECONDS = 0.2
 """Between two looks at what is asked while a run is paused."""
-MEBIBYTE = 1 << 20
 
 
 class Steering:
@@ -113,31 +108,3 @@ def _factor(value: str, top: float, now: float) -> float:
     if not (math.isfinite(number) and number > 0):
         raise StError(f"{RATE} = {value!r} is no rate", fix=f"say {RATE}=1e-5 for a rate, {RATE}=x0.5 for a factor")
     return now * number if value.startswith("x") else number / top
-
-
-def headway(session: Session) -> object:
-    """Changes while a run that was told to stop gets on: steps, pieces of a stage, files and bytes of a checkpoint.
-
-    What the process reads and writes counts in mebibytes: a progress line is no headway.
-    """
-    run, vault = session.run, session.folder.vault
-    sizes = [_size(path) for partial in vault.directory.glob(f"{PARTIAL}*") for path in partial.rglob("*")]
-    written = (vault.sealed, len(sizes), sum(sizes), _bytes_moved() // MEBIBYTE)
-    return (run.progress.step, run.report.advanced, *written)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # renamed into place meanwhile
-
-
-def _bytes_moved() -> int:
-    """By this process, files and connections alike; 0 where the system does not count."""
-    if not hasattr(psutil.Process, "io_counters"):
-        return 0
-    counted = psutil.Process().io_counters()
-    # Characters count what is sent to pipes and connections too, where the system has them.
-    names = ("read_chars", "write_chars") if hasattr(counted, "read_chars") else ("read_bytes", "write_bytes")
-    return sum(int(getattr(counted, name)) for name in names)

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from st.errors import RankLost
+from st.train.headway import mebibytes_moved
 from st.train.listening import SAVED, SAVING, STOPPING
 from st.train.ranks.ranks import processes_wanted
 from st.train.ranks.whereabouts import LAUNCHED, Watch, missing
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 LOST = RankLost.exit_code
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
-"""How long ranks may take to end when one of them has failed: rank 0 finishes its report, and what it is writing."""
+"""How long ranks may get nowhere when one of them has failed: rank 0 finishes its report, and what it is writing."""
 TAIL_LINES = 40
 
 LAUNCHER = "ST_LAUNCHER"
@@ -111,9 +112,16 @@ class _Launch:
         return sorted(failed, key=lambda rank: (statuses[rank] or 0) > 0)
 
     def _let_end(self) -> None:
-        deadline = time.monotonic() + GRACE_SECONDS
+        moved, deadline = self._moved(), time.monotonic() + GRACE_SECONDS
         while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+            if time.monotonic() >= deadline:
+                before, moved = moved, self._moved()
+                deadline += GRACE_SECONDS if moved != before else 0.0
+
+    def _moved(self) -> list[int]:
+        """Changes while a rank that still runs reads or writes: it may be saving."""
+        return [mebibytes_moved(process.pid) for process in self.processes if process.poll() is None]
 
     def _name_missing(self) -> None:
         found = missing(self.watch.places(), time.monotonic(), self.patience)
