@@ -75,11 +75,11 @@ class _CommandFiles(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         from st.cli.package import load_command
 
-        name = args[0] if args else ""
-        if name and name not in HELP and not name.startswith("-"):
-            found = load_command(name, self.installed)
+        typed = args[0] if args else ""
+        if typed and typed not in HELP and not typed.startswith("-"):
+            found = load_command(typed, self.installed)
             if found is not None:
-                return name, found, args[1:]
+                return typed, found, args[1:]
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name else None, rest
 

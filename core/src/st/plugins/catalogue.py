@@ -175,7 +175,8 @@ def _installed() -> list[Installed]:
         for entry in distribution.entry_points:
             if group := _GROUP.fullmatch(entry.group):
                 api, kind = int(group[1]), cast("Kind", group[2])
-                summary = distribution.metadata.get("Summary", "") if kind == "commands" else ""
+                told = kind == "commands" and "Summary" in distribution.metadata
+                summary = distribution.metadata["Summary"] if told else ""
                 plugin = Installed(entry.name, kind, package, distribution.version, entry.value, api, summary)
                 # The first on sys.path is the one that an import would find.
                 found.setdefault((package, api, kind, entry.name), plugin)
