@@ -39,7 +39,7 @@ class Early:
 
     @st.hookimpl
     def st_denoiser_loaded(self, run: Any) -> None:
-        from st.train.control import ask
+        from st.train.beside.control import ask
 
         ask(run.directory, "stop")
         time.sleep(60)

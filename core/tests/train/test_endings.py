@@ -15,7 +15,7 @@ import pytest
 
 from st.report.log.events import read_events
 from st.testing import TinyRun, TinyRunner
-from st.train.control import answer, ask
+from st.train.beside.control import answer, ask
 
 ENDINGS = Path(__file__).with_name("endings.py")
 SIGNALS = f"{ENDINGS}:Signals"

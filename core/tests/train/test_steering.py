@@ -15,8 +15,8 @@ from st.errors import StError
 from st.report.log.events import read_events
 from st.testing import CliResult, TinyRun, TinyRunner
 from st.testing.runs import call_cli
-from st.train.control import FILE, ControlFile, answer, ask
-from st.train.requests import Request, Requests
+from st.train.beside.control import FILE, ControlFile, answer, ask
+from st.train.beside.requests import Request, Requests
 
 ASKING = Path(__file__).with_name("asking.py")
 

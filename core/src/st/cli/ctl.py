@@ -35,7 +35,7 @@ def ctl(
     The run does it between two steps. Ends with 1 where it cannot, or does not answer.
     """
     from st.report.log.events import FILE
-    from st.train.control import answer, ask
+    from st.train.beside.control import answer, ask
 
     if not (run / FILE).is_file():
         raise StError(f"{str(run)!r} holds no run: there is no {FILE}", fix="name the output folder of a run")

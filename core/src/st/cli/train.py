@@ -36,7 +36,7 @@ def train(
         print_plan(config, active)
         return
     from st.importing import wait_passively
-    from st.train.listening import SAVED
+    from st.train.beside.listening import SAVED
     from st.train.ranks.launch import run_ranks
 
     wait_passively(config.device)

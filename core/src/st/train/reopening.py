@@ -11,7 +11,7 @@ from st.randomness import Draws
 from st.report.report import Report
 from st.settings.assembly import assemble_saved
 from st.train.assembly import build_objective, load_denoiser
-from st.train.jobs import Jobs
+from st.train.beside.jobs import Jobs
 from st.train.parts.run import Run
 from st.train.ranks.ranks import Single, choose_device
 from st.train.saving.output import SETTINGS

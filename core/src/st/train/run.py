@@ -19,12 +19,13 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     resume: go on from the newest whole checkpoint of the output folder. accepted: settings that may differ from those
     the run was started with. Raises StError for what a user can mend; the run is then closed properly.
     """
-    from st.train.listening import Listening
+    from st.train.beside.listening import Listening
 
     with Listening(config.checkpoint.grace_seconds) as listening:
         with importing():
             from st.train import stages
             from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+            from st.train.closing import session as session_of
             from st.train.loop import train
 
         ranks = stages.start_ranks(config, plugins)
@@ -38,7 +39,7 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             saved = stages.newest_checkpoint(folder, report) if resume else None
             groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
             learner = build_learner(run, groups, plugins)
-            with stages.session(run, learner, loader, plugins, folder) as session:
+            with session_of(run, learner, loader, plugins, folder) as session:
                 if saved is not None:
                     with ranks.doing("resuming"):
                         session.restore(saved)

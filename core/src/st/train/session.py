@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from st.errors import OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
-from st.train.headway import headway
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
-from st.train.steering import RATE, Steering
+from st.train.steering import RATE, Steering, headway
 from st.train.updates.groups import check_saved, keep_settings
 from st.train.updates.optimizer import HasEvaluationMode
 

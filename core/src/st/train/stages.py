@@ -22,13 +22,11 @@ from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
+from st.train.beside.jobs import Jobs
 from st.train.history import history
-from st.train.jobs import Jobs
 from st.train.parts.run import Run
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
-from st.train.saving.saver import Saver
-from st.train.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +41,9 @@ if TYPE_CHECKING:
     from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
-    from st.train.assembly import Learner
+    from st.train.beside.requests import Requests
     from st.train.ranks.ranks import Ranks
-    from st.train.requests import Requests
+    from st.train.session import Session
 
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
@@ -300,33 +298,6 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed_all(seed)
     elif device.type != "cpu":
         torch.manual_seed(seed)
-
-
-@contextmanager
-def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
-    """The session around the loop. Plugins are told how the run ended, exactly once, also after an error."""
-    one: Session
-    saver = Saver(folder.vault, run.config.checkpoint, run.report, lambda saved: one.announce_saved(saved))
-    one = Session(run, learner, loader, plugins, folder, saver)
-    if run.ranks.main:
-        folder.vault.sweep()
-    outcome = Outcome.FAILED
-    try:
-        yield one
-        outcome = one.outcome
-    except Interrupted:
-        outcome = Outcome.INTERRUPTED
-        raise
-    except Exception as error:
-        one.rescue(error)
-        raise
-    finally:
-        loader.close()
-        saver.close()
-        for name, call in plugins.calls("st_run_end", run=run, outcome=outcome):
-            one.told(name, "st_run_end", call)
-        run.jobs.drain()
-    run.report.finish(outcome)
 
 
 def describe(session: Session, encoded: Encoded) -> None:

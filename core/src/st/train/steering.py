@@ -7,12 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from st.errors import StError
-from st.train.control import ANSWER
+from st.train.beside.control import ANSWER
+from st.train.beside.headway import mebibytes_moved
+from st.train.saving.vault import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    from st.train.requests import Do, Request, Requests
+    from st.train.beside.requests import Do, Request, Requests
     from st.train.session import Session
 
 RATE = "optimizer.lr"
@@ -108,3 +111,18 @@ def _factor(value: str, top: float, now: float) -> float:
     if not (math.isfinite(number) and number > 0):
         raise StError(f"{RATE} = {value!r} is no rate", fix=f"say {RATE}=1e-5 for a rate, {RATE}=x0.5 for a factor")
     return now * number if value.startswith("x") else number / top
+
+
+def headway(session: Session) -> object:
+    """Changes while a run that was told to stop gets on: steps, pieces of a stage, files and bytes of a checkpoint."""
+    run, vault = session.run, session.folder.vault
+    sizes = [_size(path) for partial in vault.directory.glob(f"{PARTIAL}*") for path in partial.rglob("*")]
+    written = (vault.sealed, len(sizes), sum(sizes), mebibytes_moved())
+    return (run.progress.step, run.report.advanced, *written)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # renamed into place meanwhile

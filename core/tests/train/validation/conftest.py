@@ -16,7 +16,7 @@ from st.randomness import Draws
 from st.report.report import Report, ReportOptions
 from st.report.tracker import RunInfo
 from st.testing.subjects.tiny import TinyFamily
-from st.train.jobs import Jobs
+from st.train.beside.jobs import Jobs
 from st.train.parts.run import Run
 from st.train.ranks.ranks import Single
 

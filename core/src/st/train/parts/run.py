@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st.progress import Progress
+from st.train.beside.requests import Requests
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from st.randomness import Draws
     from st.report.report import Report
     from st.settings.config import RunConfig
+    from st.train.beside.jobs import Jobs
     from st.train.ranks.ranks import Ranks
 
 

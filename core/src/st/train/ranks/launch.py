@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from st.errors import RankLost
-from st.train.headway import mebibytes_moved
-from st.train.listening import SAVED, SAVING, STOPPING
+from st.train.beside.headway import mebibytes_moved
+from st.train.beside.listening import SAVED, SAVING, STOPPING
 from st.train.ranks.ranks import processes_wanted
 from st.train.ranks.whereabouts import LAUNCHED, Watch, missing
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from st.errors import StError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from st.train.ranks.ranks import Ranks
 
 Do = Literal["stop", "pause", "resume", "save", "validate", "set"]
 PLUGIN = "a plugin"
+
+
+class Agreement(Protocol):
+    """What requests need of the ranks of a run: both are called by every rank."""
+
+    def any(self, flag: bool) -> bool: ...
+
+    def everyone(self, said: str) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Requests:
         """Have it done after the step."""
         self._asked.append(request)
 
-    def agreed(self, ranks: Ranks) -> tuple[Request, ...]:
+    def agreed(self, ranks: Agreement) -> tuple[Request, ...]:
         """What any rank was asked since the last time, in one order on all of them; every rank calls it.
 
         Costs one agreement on the host where nothing was asked, and nothing at all with a single rank.

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import psutil
 
-from st.train.saving.vault import PARTIAL
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from st.train.session import Session
-
 MEBIBYTE = 1 << 20
-
-
-def headway(session: Session) -> object:
-    """Changes while a run that was told to stop gets on: steps, pieces of a stage, files and bytes of a checkpoint."""
-    run, vault = session.run, session.folder.vault
-    sizes = [_size(path) for partial in vault.directory.glob(f"{PARTIAL}*") for path in partial.rglob("*")]
-    written = (vault.sealed, len(sizes), sum(sizes), mebibytes_moved())
-    return (run.progress.step, run.report.advanced, *written)
 
 
 def mebibytes_moved(process: int | None = None) -> int:
@@ -37,10 +20,3 @@ def mebibytes_moved(process: int | None = None) -> int:
     # Characters count what is sent to pipes and connections too, where the system has them.
     names = ("read_chars", "write_chars") if hasattr(counted, "read_chars") else ("read_bytes", "write_bytes")
     return sum(int(getattr(counted, name, 0)) for name in names) // MEBIBYTE
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # renamed into place meanwhile

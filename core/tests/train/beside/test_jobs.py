@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from st.train.jobs import CAPACITY, Jobs
+from st.train.beside.jobs import CAPACITY, Jobs
 
 
 def test_jobs_of_a_lane_keep_their_order_and_the_end_waits_for_them() -> None:

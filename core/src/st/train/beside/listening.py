@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Self
 
 from st.errors import Interrupted, StError
 from st.progress import Outcome
-from st.train.control import ANSWER, ControlFile
-from st.train.requests import Request, Requests
+from st.train.beside.control import ANSWER, ControlFile
+from st.train.beside.requests import Request, Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable

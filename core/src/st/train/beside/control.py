@@ -13,10 +13,10 @@ from filelock import FileLock, Timeout
 from st.errors import StError
 from st.report.log.events import FILE as EVENTS
 from st.report.log.events import read_events
-from st.train.requests import Request
+from st.train.beside.requests import Request
 
 if TYPE_CHECKING:
-    from st.train.requests import Do
+    from st.train.beside.requests import Do
 
 FILE, LOCK = "control.jsonl", ".lock"
 ANSWER = "request"
