@@ -21,7 +21,7 @@ class CLASS:
         """Say how many steps a run has taken, of how many, and how it ended."""
         log = run / "events.jsonl"
         if not log.is_file():
-            raise st.StError(f"{str(run)!r} holds no run: there is no {log.name}", fix="name the output folder of a run")
+            raise st.StError(f"{str(run)!r} holds no run: there is no {log.name}", fix="name a run's folder")
         found = {"step": 0, "total": 0, "outcome": "running"}
         for line in log.read_text(encoding="utf-8").splitlines():
             event = json.loads(line)
