@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from st.errors import StError
 from st.model.files.adapter_file import read_adapter_file, write_adapter_file
 from st.model.files.formats import DOWN, PARTS, UP, LoraShape, UnknownTensors, split_file_key
+from st.model.files.own_updates import Difference, LowRank
 from st.model.files.peft_layout import METADATA, diffusers_format, header_alphas, joined_headers
-from st.model.files.update_kinds import Difference, LowRank, kind_of
+from st.model.files.update_kinds import kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from st.errors import StError
-from st.model.files.formats import DOWN, MAGNITUDE, UP
 from st.options import Options
 from st.registrar import StrategyKind
 
@@ -43,33 +42,6 @@ UPDATE_KIND: StrategyKind[Callable[[Options], UpdateKind]] = StrategyKind("updat
 """What adapter files hold of a layer: ``build(options)``, with no option. No section of a run file names it."""
 
 
-class LowRank(UpdateKind):
-    """LoRA: alpha / rank * B A. With a magnitude, as DoRA has it, the change depends on the weight."""
-
-    marks = (DOWN, UP)
-
-    def rank(self, tensors: Mapping[str, Tensor]) -> int | None:
-        return len(tensors[DOWN])
-
-    def change(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        if MAGNITUDE in tensors:
-            return super().change(tensors)
-        down, up = tensors[DOWN].float(), tensors[UP].float()
-        scale = float(tensors["alpha"]) / len(down) if "alpha" in tensors else 1.0
-        return (scale * up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
-
-
-class Difference(UpdateKind):
-    """A whole weight, and that of a bias beside it."""
-
-    marks = ("diff", "diff_b")
-
-    def change(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        if "diff" not in tensors:
-            raise StError("only the layer's bias changes")
-        return tensors["diff"].float()
-
-
 def kind_of(tensors: Collection[str], kinds: Mapping[str, UpdateKind]) -> str:
     """The name of the kind that a layer with these tensors is of; '' where none is known. Biases come last: they lie
     beside updates of any kind.
@@ -82,9 +54,3 @@ def registered_kinds(registrar: Registrar) -> dict[str, UpdateKind]:
     """Every kind of update by name, in the order in which they were added."""
     found = (one for one in registrar.strategies() if one.kind == UPDATE_KIND.name)
     return {one.name: one.build(one.options()) for one in found}
-
-
-def register(register: Registrar) -> None:
-    """The kinds that the core's own adapters write or read."""
-    register.add(UPDATE_KIND, "lora", lambda options: LowRank(), Options)
-    register.add(UPDATE_KIND, "full", lambda options: Difference(), Options)

@@ -12,7 +12,8 @@ from torch import Tensor
 from st import AdapterFormat, LoraShape, Planned, StError, comfyui_format
 from st.model.adapters.adapter_start import read_known
 from st.model.files.adapter_file import layout_caveats, layout_problems, read_adapter_file, try_layouts, write_layouts
-from st.model.files.update_kinds import Difference, LowRank, kind_of
+from st.model.files.own_updates import Difference, LowRank
+from st.model.files.update_kinds import kind_of
 
 PATHS = ["blocks.0.attn.to_q", "blocks.0.attn.to_out.0", "proj_out"]
 
