@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import interop_tables as tables
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -90,6 +91,9 @@ def test_sdxls_text_encoders_have_names_of_their_own(tmp_path: Path, format: str
     starts = {"_".join(key.split("_")[:2]) for key in tensors}
     assert starts == {"lora_unet", "lora_te1", "lora_te2"}
     assert any("_input_blocks_" in key for key in tensors) == (format == "kohya")
+    for prefix, table in (("lora_te1", tables.clip(12, 768, False)), ("lora_te2", tables.clip(32, 1280, True))):
+        stems = {key.partition(".")[0] for key in tensors if key.startswith(prefix)}
+        assert stems <= {f"{prefix}_{path.replace('.', '_')}" for path in table}
     comes_back(family, file, adapter.state(denoiser))
 
 
