@@ -81,7 +81,7 @@ def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
     geometry = Geometry(*(column[row].item() for column in (fits.height, fits.width, fits.frames, fits.seconds)))
     place = {
         "bytes": digest,
-        "geometry": str(geometry),
+        "geometry": geometry.label,
         "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
         "crop": f"{fits.top[row]},{fits.left[row]}",
     }

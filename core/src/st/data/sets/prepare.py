@@ -394,5 +394,5 @@ def _tell(config: DatasetConfig, index: Index, buckets: Sequence[Bucket], drops:
         role=config.options.role,
         url=config.options.url,
         samples=len(index),
-        buckets={str(bucket.geometry): len(bucket) for bucket in buckets},
+        buckets={bucket.label: len(bucket) for bucket in buckets},
     )
