@@ -104,6 +104,36 @@ def test_an_encoder_of_pixels_is_given_each_window(tmp_path: Path, store: Store,
     assert first.pixels.dtype == torch.float32 and first.pixels.is_contiguous()
 
 
+def test_a_folder_of_frames_at_another_rate_is_encoded_again(tmp_path: Path, store: Store, studio: Any) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(24):
+        Image.new("RGB", (64, 64), (number * 10,) * 3).save(tmp_path / "a" / f"{number}.png")
+    codec = Taking()
+
+    for rate in (8, 4):
+        one = a_set(tmp_path, media="video", frame_folders=rate, num_frames=5, fps=4)
+        studio.encoded(Cache(store), one, codec=codec)
+
+    shown = [one.pixels[0, :, 0, 0] * 25.5 for one in codec.given if one.pixels is not None]
+    assert [frames.round().int().tolist() for frames in shown] == [[0, 2, 4, 6, 8], [0, 1, 2, 3, 4]]
+
+
+def test_silence_that_was_kept_is_left_out_where_it_is_not(tmp_path: Path, store: Store, studio: Any) -> None:
+    write_sound(tmp_path / "quiet.wav", np.zeros((1, 16000), np.float32), 8000)
+    write_sound(tmp_path / "loud.wav", tone(2.0, 8000), 8000)
+
+    kept, without = (
+        studio.encoded(
+            Cache(store),
+            a_set(tmp_path, media="audio", seconds=2.0, keep_silence=keep, max_unreadable=0.5),
+            codec=Taking("audio", 8000, 1),
+        )
+        for keep in (True, False)
+    )
+
+    assert [sum(map(len, found.sets[0].buckets)) for found in (kept, without)] == [2, 1]
+
+
 def test_a_clip_of_one_frame_has_a_dimension_for_it(tmp_path: Path, store: Store, studio: Any) -> None:
     write_clip(tmp_path / "a.mp4", 3, size=(64, 64))
     codec = Taking()

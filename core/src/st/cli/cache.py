@@ -27,14 +27,20 @@ def du(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) 
 
 
 def verify(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) -> None:
-    """Read every entry and compare its checksum. Ends with 1 where something is damaged.
+    """Read every entry and every table and compare checksums. Ends with 1 where something is damaged.
 
     A run encodes damaged entries again by itself; ``st cache prune`` takes them out.
     """
+    from st.data.memory import damaged_tables
+
     cache = _opened(*_assembled(file, plugins, overrides))
-    entries = damaged = 0
+    entries, damaged = 0, len(cache.damaged_indexes)
     for _, found, spoiled in cache.verify():
         entries, damaged = entries + found, damaged + spoiled
+    for key, spoiled in damaged_tables(cache.store):
+        if spoiled:
+            damaged += 1
+            typer.echo(f"cache: {key!r} is damaged; the next run makes it again", err=True)
     typer.echo(f"{entries} entries, {damaged} damaged: {cache.store}")
     raise typer.Exit(1 if damaged else 0)
 

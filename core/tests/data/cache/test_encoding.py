@@ -26,7 +26,7 @@ def damage(store: Store, position: int = -5) -> None:
 
 def latents_of(encoded: Any, cache: Cache, row: int) -> torch.Tensor:
     one, origins = encoded.sets[0], encoded.origins
-    entry = cache.get(origins.media(origins.codec, one.index, row).key)
+    entry = cache.get(origins.media(origins.codec, one, row).key)
     assert entry is not None
     return entry["latents"]
 
@@ -237,6 +237,19 @@ def test_a_damaged_entry_is_encoded_again_and_reported(studio: Any, store: Store
     assert len(diary.keys) == 1
     assert sum("damaged" in note for note in report.notes) == 3
     assert all(damaged == 0 for _, entries, damaged in Cache(store).verify() if entries == 1)
+
+
+def test_verifying_at_the_start_reads_every_file_again(studio: Any, store: Store, pictures: Any) -> None:
+    studio.encoded(Cache(store), studio.prepared(pictures))
+    one = studio.prepared(pictures)
+    for row in range(len(one.index)):
+        one.digest(row)
+    pictures.files["03.png"] = pictures.files["03.png"][:-1] + b"x"
+    diary = studio.Diary()
+
+    studio.encoded(Cache(store), one, codec=studio.PoolingCodec(diary), verify="start")
+
+    assert diary.keys == ["03.png"]
 
 
 def test_a_shard_cut_short_is_encoded_again_and_reported(studio: Any, store: Store, pictures: Any) -> None:

@@ -226,10 +226,10 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(folder: FolderBack
         assert numbers(ClipReader().pixels("walk/", file, fit(4, start=1.0, rate=8))) == [8, 9, 10, 11]
 
 
-def test_a_folder_reads_as_the_bytes_of_its_frames(folder: FolderBackend, tmp_path: Path) -> None:
+def test_a_folder_reads_as_its_rate_and_the_bytes_of_its_frames(folder: FolderBackend, tmp_path: Path) -> None:
     files = [(tmp_path / "run" / "fast" / f"frame{number}.png").read_bytes() for number in range(3)]
 
-    assert folder.read("run/fast/") == b"".join(files)
+    assert folder.read("run/fast/") == b"".join([b"8.0 frames per second\n", *files])
 
 
 def test_a_changed_frame_changes_the_listing(folder: FolderBackend, tmp_path: Path) -> None:

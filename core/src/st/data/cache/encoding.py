@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
@@ -23,6 +22,7 @@ from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
 from st.data.media.media_reader import WINDOWED
+from st.data.sealed import ENDING, seal, unseal
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
@@ -137,7 +137,9 @@ class _Filling:
         return (*own, *(other for one in self.sets for other in one.references if shown))
 
     def verify(self) -> None:
-        """Compare every checksum now. What is damaged counts as missing from here on."""
+        """Compare every checksum now, and read every file again. What is damaged counts as missing from here on."""
+        for one in self.every:
+            one.index.forget()
         with self.report.stage("verifying the cache", len(self.cache)) as stage:
             for _, entries, _ in self.cache.verify():
                 stage.advance(entries)
@@ -188,7 +190,7 @@ class _Filling:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
         places = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(rows), CHUNK):
-            known = [self.origins.media(encoder, one.index, int(row)) for row in rows[start : start + CHUNK]]
+            known = [self.origins.media(encoder, one, int(row)) for row in rows[start : start + CHUNK]]
             places.append(start + self.cache.lacking([origin.key if origin else "" for origin in known]))
         return rows[np.concatenate(places)]
 
@@ -204,7 +206,7 @@ class _Filling:
                 # Of a file that gives several windows, all bytes are read for the first of them only.
                 if index.digest(row) is None or index.kind(row) not in WINDOWED:
                     index.remember(row, digest_of_file(file))
-                origin = self.origins.media(encoder, index, row)
+                origin = self.origins.media(encoder, job.one, row)
                 assert origin is not None
                 return origin, None if origin.key in self.cache else media_input(job.one, row, file, encoder)
 
@@ -250,10 +252,8 @@ class _Filling:
         store, written = self.cache.store, []
         for one in self.every:
             if one.name in fresh:
-                written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
-                sink = pa.BufferOutputStream()
-                pq.write_table(one.index.take(np.array(sorted(fresh[one.name]))).digest_table(), sink)
-                store.create(written[-1], bytes(sink.getvalue()))
+                written.append(f"{_digests_of(one)}{uuid4().hex}{ENDING}")
+                store.create(written[-1], seal(one.index.take(np.array(sorted(fresh[one.name]))).digest_table()))
         self.ranks.barrier(stage)
         self.cache.refresh()
         for one in self.every:
@@ -354,8 +354,9 @@ class _Filling:
 def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
     for entry in store.list(prefix):
         # Another run that fills the same cache may take its own away at any moment.
-        with suppress(FileNotFoundError):
-            yield pq.read_table(pa.BufferReader(store.read(entry.key)))
+        # What it wrote by halves and left is no loss: those files are read once more.
+        with suppress(FileNotFoundError, ValueError):
+            yield unseal(store.read(entry.key))
 
 
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
@@ -374,8 +375,9 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
 
 
 def _digests_of(one: PreparedSet) -> str:
-    # References have the url of the data set that they belong to.
-    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
+    # References have the url of the data set that they belong to; digests of folders of frames go by their rate.
+    identity = f"{one.config.options.url} {one.name} {one.config.backend.model_dump_json()}"
+    return f"{DIGESTS}{digest_of(identity.encode())}/"
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:

@@ -29,7 +29,7 @@ def explain(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> Itera
     known = [record for _, _, record in records(cache)]
     one.digest(row)
     for encoder in origins.media_readers:
-        origin = origins.media(encoder, one.index, row)
+        origin = origins.media(encoder, one, row)
         assert origin is not None
         yield Explanation(encoder.name, one.index.key(row), _state(cache, origin, known))
     for encoder in origins.caption_readers:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = "1"
+from st.data.sealed import seal, unseal
+
+FORMAT = "2"
 KEY_BYTES = 16
 DTYPES = {
     torch.float64: "F64",
@@ -141,10 +142,7 @@ def _index_file(columns: Mapping[str, list[object]], size_bytes: int) -> bytes:
         [("key", pa.binary(KEY_BYTES)), ("checksum", pa.uint32()), ("layout", pa.string()), ("record", pa.string())],
         metadata={"format": FORMAT, "size_bytes": str(size_bytes)},
     )
-    sink = pa.BufferOutputStream()
-    table = pa.table(dict(columns), schema=schema)
-    pq.write_table(table, sink, compression="zstd", use_dictionary=["record"], write_page_checksum=True)
-    return bytes(sink.getvalue())
+    return seal(pa.table(dict(columns), schema=schema), dictionary=["record"])
 
 
 def unpack_index(name: str, data: bytes) -> ShardIndex:
@@ -167,12 +165,8 @@ def unpack_records(data: bytes) -> list[dict[str, str]]:
 
 
 def _table(data: bytes, columns: list[str]) -> tuple[pa.Table, Mapping[bytes, bytes]]:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        metadata = file.schema_arrow.metadata or {}
-        table = file.read(columns=columns)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ValueError(f"not an index of a shard: {error}") from error
+    table = unseal(data, columns)
+    metadata = table.schema.metadata or {}
     if metadata.get(b"format") != FORMAT.encode():
         raise ValueError(f"an index of format {metadata.get(b'format', b'')!r}")
     return table, metadata

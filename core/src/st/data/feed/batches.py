@@ -167,7 +167,7 @@ class Assembler:
         return merged
 
     def _media(self, encoder: Encoder, one: PreparedSet, row: int) -> Tensors:
-        origin = self._origins.media(encoder, one.index, row)
+        origin = self._origins.media(encoder, one, row)
         assert origin is not None, "the digest of every sample is known once the cache is filled"
         return self._entry(origin, partial(self._mender.media, encoder, one, row))
 

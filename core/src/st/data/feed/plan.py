@@ -47,7 +47,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class _Quota:
-    """What an epoch takes of a bucket. entries: samples, repeats and weight included. unit: how many are drawn at a time.
+    """What an epoch takes of a bucket. entries: samples, repeats and weight included. unit: how many are drawn at once.
 
     label: what the bucket is called in saved positions.
     """

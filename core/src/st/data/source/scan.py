@@ -79,7 +79,9 @@ def _listed(store: Store) -> pa.Table:
     """Files of a store, sorted by key: key, size_bytes, modified, extension in small letters, stem (key without it)."""
     schema = pa.schema({name: SCHEMA.field(name).type for name in ("key", "size_bytes", "modified")})
     batches, entries = [], iter(store.list())
-    while chunk := list(islice(entries, _CHUNK)):
+    # A file that takes another's place with its size and time, as copying programs keep them, is another file.
+    stamped = ((entry.key, entry.size_bytes, max(entry.modified, entry.changed)) for entry in entries)
+    while chunk := list(islice(stamped, _CHUNK)):
         columns = [pa.array(column, kind) for column, kind in zip(zip(*chunk, strict=True), schema.types, strict=True)]
         batches.append(pa.record_batch(columns, schema=schema))
     table = pa.Table.from_batches(batches, schema=schema).combine_chunks()
@@ -224,7 +226,7 @@ def _read_changed(
     if known is not None and known.schema.equals(_STAMPED):
         places = pc.index_in(pictures["key"], value_set=known["key"])
         same = pc.equal(known["stamp"].take(places), pictures["stamp"])
-        same = pc.fill_null(same, False)
+        same = pc.and_(pc.fill_null(same, False), pc.greater(pictures["modified"], 0))
         kept = known.take(places.filter(same))
         pictures = pictures.filter(pc.invert(same))
     reader = _Reader(backend, backend.options, _listed_captions(backend) if len(pictures) else {})

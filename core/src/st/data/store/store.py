@@ -25,11 +25,16 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Entry(NamedTuple):
-    """One object of a store. modified: seconds since 1970, 0 where the store does not know."""
+    """One object of a store. modified: seconds since 1970, 0 where the store does not know.
+
+    changed: the same of any change, also of its name or of ``modified`` itself, which nobody can set back; 0 where the
+    store knows none.
+    """
 
     key: str
     size_bytes: int
     modified: float
+    changed: float = 0.0
 
 
 class Store:
@@ -251,7 +256,7 @@ def _walk(root: Path, prefix: str) -> Iterator[Entry]:
                     yield Entry(name, 0, 0.0)
                     continue
                 if not stat.S_ISDIR(status.st_mode):
-                    yield Entry(name, status.st_size, status.st_mtime)
+                    yield Entry(name, status.st_size, status.st_mtime, status.st_ctime)
                 elif entry.is_symlink():
                     links.append((entry.path, name, (status.st_dev, status.st_ino)))
                 elif (status.st_dev, status.st_ino) not in visited:
