@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from st.data.digest import digest_of_file
 from st.data.media.media_reader import reader_of
 from st.data.memory import Memory
+from st.data.remarks import remarks
 from st.data.sample import REFERENCE
 from st.data.sets.pairing import Listed, check_names, pair, unused
-from st.data.sets.windows import check_effect, slower, spread
+from st.data.sets.windows import check_effect, spread
 from st.data.shape.buckets import Bucket, assign
 from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.source.captions import CaptionRecipe
@@ -190,9 +191,8 @@ def prepare_set(
     if not len(index):
         raise _nothing_left(config, total, drops)
     index = spread(index, options, lambda number, keys: keyed_each(seed, f"window {number}/{config.name}/", keys))
-    if again := slower(index, options):
-        text = f"{again} samples have fewer than {options.fps:g} frames per second: frames of them are shown again"
-        report.note(f"data set {config.name!r}: {text}", kind="warning")
+    for text in remarks(index, options):
+        report.warn(f"data set {config.name!r}: {text}")
     assert index.fits is not None
     buckets = assign(index.fits, index.passes())
     _tell(config, index, buckets, drops, report)

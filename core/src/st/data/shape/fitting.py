@@ -136,6 +136,7 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
 
     aspect, none_allowed = _aspect(safe_width, safe_height, options, align, draw)
     target_width, target_height = targets(aspect, options.resolution, options, align)
+    target_width, target_height = shortened(target_width, target_height, rule.max_edge, align)
     target_width, target_height = limited(target_width, target_height, rule.max_pixels, align)
 
     over_width, over_height = _downsampled(safe_width, safe_height, target_width, target_height, options)
@@ -201,6 +202,19 @@ def covering(width: Ints, height: Ints, target_width: Ints, target_height: Ints)
     resized_width = np.where(by_width, target_width, target_height * width // height)
     resized_height = np.where(by_width, target_width * height // width, target_height)
     return resized_width, resized_height
+
+
+def shortened(width: Ints, height: Ints, longest: int, align: int) -> tuple[Ints, Ints]:
+    """Sizes whose edges are at most ``longest`` pixels (0: no limit), scaled down together, so that nothing is cut."""
+    too_long = np.maximum(width, height) > longest
+    if not longest or not too_long.any():
+        return width, height
+    scale, most = longest / np.maximum(width, height), longest // align * align
+    width, height = (
+        np.where(too_long, np.minimum(rounded(np.asarray(edge * scale, np.float64), align), most), edge)
+        for edge in (width, height)
+    )
+    return width, height
 
 
 def limited(width: Ints, height: Ints, most: int, align: int) -> tuple[Ints, Ints]:
