@@ -16,6 +16,7 @@ from torch import Tensor
 
 from st.data.cache.cache import Cache
 from st.data.cache.mending import Mender
+from st.data.cache.origins import Origins
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.encoder import Input, LatentCodec
 from st.data.feed.batches import Assembler, Kept
@@ -338,7 +339,7 @@ def test_checking_does_not_take_the_windows_of_a_file_for_copies(tmp_path: Path)
     write_clip(tmp_path / "a.mp4", 20, size=(64, 64))
     one = a_set(tmp_path, media="video", num_frames=5, windows=3)
 
-    found = check_set(one.config, one.backend, RULE, [], shape=BatchShape(), seed=0)
+    found = check_set(one.config, one.backend, RULE, Origins(Taking(), ()), shape=BatchShape(), seed=0)
 
     assert found.doubles == []
 
@@ -346,11 +347,12 @@ def test_checking_does_not_take_the_windows_of_a_file_for_copies(tmp_path: Path)
 def test_checking_decodes_clips_and_sounds(mixed: Path) -> None:
     def unreadable(media: str, **options: Any) -> set[str]:
         one = a_set(mixed, media=media, max_unreadable=1, **options)
-        found = check_set(one.config, one.backend, RULE, [], shape=BatchShape(), seed=0)
+        codec = Taking("audio", 8000, 1) if media == "audio" else Taking()
+        found = check_set(one.config, one.backend, RULE, Origins(codec, ()), shape=BatchShape(), seed=0)
         return {key for key, _ in found.unreadable}
 
     assert unreadable("video", num_frames=5, window="end") == {"ends.mkv"}
-    assert unreadable("audio") == set()
+    assert unreadable("audio") == {"silent.wav"}
 
 
 def test_the_page_plays_clips_and_sounds(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def remarks(index: Index, options: DatasetOptions) -> Iterator[str]:
         sizes = index.sizes()
         yield (
             f"{int((enlarged > ENLARGED_MUCH).sum())} samples are enlarged to more than {ENLARGED_MUCH:g} times their "
-            f"edges, {index.key(row)!r} of {sizes.width[row]}x{sizes.height[row]} to {worst:.0f} times: they are blurred "
-            f"(max_upscale leaves such out)"
+            f"edges, {index.key(row)!r} of {sizes.width[row]}x{sizes.height[row]} to {worst:.0f} times: they are "
+            f"blurred (max_upscale leaves such out)"
         )
 
 
@@ -63,7 +63,7 @@ def _enlarged(index: Index) -> NDArray[np.float64]:
     fits, sizes = index.fits, index.sizes()
     assert fits is not None, "a prepared data set has fits"
     own = np.maximum(sizes.width, 1).astype(np.float64)
-    return fits.resized_width / own
+    return np.asarray(fits.resized_width / own, np.float64)
 
 
 def report_rates(sets: Iterable[PreparedSet], codec: LatentCodec, report: Report) -> None:
@@ -75,7 +75,7 @@ def report_rates(sets: Iterable[PreparedSet], codec: LatentCodec, report: Report
         if other.any() and not one.config.options.fps:
             row = int(other.argmax())
             report.warn(
-                f"data set {one.name!r}: {int(other.sum())} clips have another rate than the {wanted:g} frames per second "
-                f"of the model, {one.index.key(row)!r} {rate[row]:g}: the model learns their motion as too slow or too "
-                f"fast (set fps = {wanted:g} to bring them to its rate)"
+                f"data set {one.name!r}: {int(other.sum())} clips have another rate than the {wanted:g} frames per "
+                f"second of the model, {one.index.key(row)!r} {rate[row]:g}: the model learns their motion as too "
+                f"slow or too fast (set fps = {wanted:g} to bring them to its rate)"
             )

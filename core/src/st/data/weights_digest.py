@@ -37,7 +37,7 @@ def weights_digest(path: Path, clock: Callable[[], float] = time.time) -> str:
     status = target.stat()
     if status.st_size <= PIECE_BYTES:
         return _digest(target, status.st_size)
-    identity = [str(target), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    identity: list[str | int] = [str(target), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
     store = Store.at(str(_home()))
     key = f"{hashlib.blake2b(str(target).encode(errors='surrogateescape'), digest_size=16).hexdigest()}.json"
     if (known := _known(store, key, identity)) is not None:

@@ -131,14 +131,10 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
     """List, transform and bucket every data set; what was dropped is in the report."""
     from st.data.sets.prepare import prepare
+    from st.train.sources import data_parts
 
-    backends = [
-        plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
-        for dataset in config.datasets
-    ]
-    transforms = [
-        [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
-    ]
+    parts = [data_parts(plugins, dataset) for dataset in config.datasets]
+    backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
     rule = plugins.family.geometry
     return prepare(

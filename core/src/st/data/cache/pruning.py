@@ -120,6 +120,10 @@ def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, pro
         for row in range(len(one.index)):
             one.digest(row)
             keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one, row))}
+        for other in one.references:
+            for row in range(len(other.index)):
+                other.digest(row)
+                keys |= {origin.key} if (origin := origins.media(origins.references, other, row)) else set()
         for row in masked_rows(one):
             size = latent_size(origins, cache, one, row)
             origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))

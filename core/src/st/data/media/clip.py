@@ -89,9 +89,6 @@ class ClipReader(MediaReader):
 
         return SoundReader().audio(key, file, fit, rate, channels)
 
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        self.pixels(key, file, fit)
-
 
 def _film(key: str, file: BinaryIO) -> AbstractContextManager[Film]:
     return file.film() if isinstance(file, FrameFolder) else VideoFile(key, file)

@@ -77,10 +77,6 @@ class MediaReader(ABC):
         """
         raise SampleUnreadable(key, f"it is a {self.noun}, and the model reads sound")
 
-    @abstractmethod
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        """Decode what training would. Raises SampleUnreadable."""
-
 
 _READERS: Mapping[Kind, tuple[str, str]] = {
     "image": ("st.data.media.picture", "PictureReader"),

@@ -59,9 +59,6 @@ class PictureReader(MediaReader):
         file.seek(0)
         return decode(key, file.read(), fit)
 
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        self.pixels(key, file, fit)
-
 
 def decode(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
     """The picture at exactly its fit: (H, W, 3) RGB, uint8 in [0, 255], contiguous.
