@@ -123,24 +123,59 @@ def test_one_sample_that_does_not_fit_says_what_to_do(studio: Any, store: Store,
     assert "smaller resolution" in caught.value.fix
 
 
-def test_not_a_number_names_the_sample(studio: Any, store: Store, pictures: Any) -> None:
-    codec = studio.PoolingCodec(studio.Diary(), spoiled="03.png")
+def test_a_sample_that_gives_no_number_counts_as_unreadable(studio: Any, store: Store, pictures: Any) -> None:
+    codec, report = studio.PoolingCodec(studio.Diary(), spoiled="03.png"), studio.Told()
 
-    with pytest.raises(StError, match=r"gives NaN or infinity for '03\.png'") as caught:
+    found = studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=0.1), codec=codec, report=report)
+
+    assert 3 not in {int(row) for bucket in found.sets[0].buckets for row in bucket.rows}
+    assert report.drops == [("pictures", "03.png", report.drops[0][2])]
+    assert "gives NaN or infinity" in report.drops[0][2]
+    assert any("'03.png': encoder 'pooling' gives NaN" in note for note in report.notes)
+    with pytest.raises(
+        DataUnusable, match=r"1 of 14 files cannot be used, such as '03\.png' \(encoder 'pooling' gives"
+    ):
         studio.encoded(Cache(store), studio.prepared(pictures), codec=codec)
 
-    assert "bfloat16" in str(caught.value)
+
+def test_a_sample_that_an_encoder_fails_on_costs_no_other(studio: Any, store: Store, pictures: Any) -> None:
+    codec, report = studio.PoolingCodec(studio.Diary()), studio.Told()
+    codec.diary.keys = Refusing("05.png")
+
+    found = studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=0.1), codec=codec, report=report)
+
+    assert sum(len(bucket) for bucket in found.sets[0].buckets) == 13
+    assert [key for _, key, _ in report.drops] == ["05.png"]
+    assert "ZeroDivisionError: of all things" in report.drops[0][2]
 
 
-def test_an_encoder_that_fails_is_named_with_its_samples(studio: Any, store: Store, pictures: Any) -> None:
-    def fail() -> str:
-        raise ZeroDivisionError("of all things")
-
+def test_an_encoder_that_fails_on_everything_is_at_fault_itself(studio: Any, store: Store, pictures: Any) -> None:
     codec = studio.PoolingCodec(studio.Diary())
-    codec.diary.sizes = type("Broken", (list,), {"append": lambda *_: fail()})()
+    codec.diary.keys = Refusing("")
 
-    with pytest.raises(StError, match=r"encoder 'pooling' failed on '00\.png', '01\.png', .*ZeroDivisionError: of all"):
-        studio.encoded(Cache(store), studio.prepared(pictures), codec=codec)
+    with pytest.raises(StError, match=r"encoder 'pooling' failed on '\d\d\.png': ZeroDivisionError: of all things"):
+        studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=1.0), codec=codec)
+
+
+def test_a_caption_that_gives_no_number_is_named(studio: Any, store: Store, pictures: Any) -> None:
+    text = studio.Letters(studio.Diary())
+    text.diary.keys = Refusing("picture 7")
+
+    with pytest.raises(StError, match="encoder 'letters' failed on 'picture 7'"):
+        studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=1.0), text=text)
+
+
+class Refusing(list[str]):
+    """A list that cannot be added to what names a key; every key where it is empty."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def __iadd__(self, keys: Any) -> Any:
+        if not self.key or self.key in keys:
+            raise ZeroDivisionError("of all things")
+        return super().__iadd__(keys)
 
 
 def test_an_unreadable_picture_is_left_out_and_reported(studio: Any, store: Store, pictures: Any) -> None:
@@ -154,7 +189,7 @@ def test_an_unreadable_picture_is_left_out_and_reported(studio: Any, store: Stor
     ((name, key, reason),) = report.drops
     assert (name, key) == ("pictures", "05.png")
     assert "cannot be decoded" in reason or "truncated" in reason
-    assert any("1 samples cannot be decoded" in note for note in report.notes)
+    assert any("1 samples ('05.png': " in note for note in report.notes)
 
 
 def test_too_many_unreadable_pictures_stop_the_run(studio: Any, store: Store, pictures: Any) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
-from uuid import uuid4
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
@@ -21,8 +19,8 @@ from st.data.cache.inputs import ahead, mask_tensor, media_input, window
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
+from st.data.exchange import exchange_digests
 from st.data.media.media_reader import WINDOWED
-from st.data.sealed import ENDING, seal, unseal
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
@@ -33,25 +31,16 @@ if TYPE_CHECKING:
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
     from st.data.encoder import Encoder, LatentCodec
+    from st.data.exchange import Sharers
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
-    from st.data.store.store import Store
     from st.notes import Notes, Stage
 
 Rows = NDArray[np.int64]
-DIGESTS = "digests/"
 CHUNK = 16384
-
-
-class Sharers(Protocol):
-    """What encoding needs to know of the other ranks."""
-
-    rank: int
-    size: int
-
-    def barrier(self, stage: str) -> None:
-        """Wait for the others."""
+NAMED = 5
+"""Samples that are named on the console where they cannot be used; the event log has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +80,8 @@ def fill(
     reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
     is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
     exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
-    ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for outputs that are not
-    finite.
+    ``max_unreadable`` cannot be decoded or encoded, OutOfMemory where one sample does not fit, StError where an encoder
+    fails on every sample, or on a caption.
     """
     origins = Origins(codec, text_encoders, references, features)
     filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
@@ -123,6 +112,7 @@ class _Filling:
     options: CacheOptions
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     lacked: bool = False
 
     @property
@@ -233,8 +223,11 @@ class _Filling:
         for batch in _batches(pairs, self.options.batch):
             if run is None:
                 run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
-            for (origin, _), tensors in zip(batch, run([given for _, given in batch]), strict=True):
-                self.cache.put(origin, tensors)
+            for (origin, _), answer in zip(batch, run([given for _, given in batch]), strict=True):
+                if isinstance(answer, SampleUnreadable):
+                    self.failed[origin.key] = answer.reason
+                else:
+                    self.cache.put(origin, answer)
             stage.advance(len(batch))
 
     def share(self, stage: str) -> None:
@@ -242,28 +235,10 @@ class _Filling:
         self.cache.flush()
         fresh = {one.name: self.digested.pop(one.name) for one in self.every if one.name in self.digested}
         if self.ranks.size > 1:
-            self._exchange_digests(fresh, stage)
+            exchange_digests(self.every, fresh, self.cache, self.ranks, stage)
         elif fresh:
             for one in self.every:
                 one.save_digests()
-
-    def _exchange_digests(self, fresh: Mapping[str, list[int]], stage: str) -> None:
-        """Through the cache's store, since what ranks share beyond that is the engine's own affair."""
-        store, written = self.cache.store, []
-        for one in self.every:
-            if one.name in fresh:
-                written.append(f"{_digests_of(one)}{uuid4().hex}{ENDING}")
-                store.create(written[-1], seal(one.index.take(np.array(sorted(fresh[one.name]))).digest_table()))
-        self.ranks.barrier(stage)
-        self.cache.refresh()
-        for one in self.every:
-            if tables := list(_tables(store, _digests_of(one))):
-                one.index.recall(pa.concat_tables(tables))
-                if self.ranks.rank == 0:
-                    one.save_digests()
-        self.ranks.barrier(f"{stage}: digests")
-        for key in written:
-            store.delete(key)
 
     def masks(self) -> None:
         """Shrink this rank's share of the masks to the size of their latents.
@@ -320,7 +295,9 @@ class _Filling:
             self.report.dropped(name, key, self._reason(one, row))
         first = f"{keys[0]!r} ({self.reasons[name, keys[0]]})"
         check_unreadable(name, one.config.options, len(gone), len(one.index), first)
-        self.report.note(f"data set {name!r}: {len(gone)} samples cannot be decoded and are left out", kind="warning")
+        named = "; ".join(f"{key!r}: {self.reasons[name, key]}" for key in keys[:NAMED])
+        more = f"; and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+        self.report.warn(f"data set {name!r}: left out, since they cannot be used: {len(gone)} samples ({named}{more})")
         lost = np.array(sorted(gone))
         buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
         return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
@@ -342,21 +319,17 @@ class _Filling:
     def _reason(self, one: PreparedSet, row: int) -> str:
         """Why a sample was left out; tried again here where another rank had it."""
         name, key = one.name, one.index.key(row)
+        for encoder in (*self.origins.media_readers, self.origins.references):
+            origin = self.origins.media(encoder, one, row)
+            if origin is not None and origin.key in self.failed:
+                return self.reasons.setdefault((name, key), self.failed[origin.key])
         if (name, key) not in self.reasons:
             try:
                 with one.open(row) as file:
                     media_input(one, row, file, self.origins.codec)
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
-        return self.reasons.setdefault((name, key), "another rank could not decode it")
-
-
-def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
-    for entry in store.list(prefix):
-        # Another run that fills the same cache may take its own away at any moment.
-        # What it wrote by halves and left is no loss: those files are read once more.
-        with suppress(FileNotFoundError, ValueError):
-            yield unseal(store.read(entry.key))
+        return self.reasons.setdefault((name, key), "another rank could not encode it")
 
 
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
@@ -372,12 +345,6 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
     owner = np.array([int(blake2b(str(size).encode(), digest_size=4).hexdigest(), 16) % ranks for size in distinct])
     crowded = counts > max(8, len(sizes) // (4 * ranks))
     return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
-
-
-def _digests_of(one: PreparedSet) -> str:
-    # References have the url of the data set that they belong to; digests of folders of frames go by their rate.
-    identity = f"{one.config.options.url} {one.name} {one.config.backend.model_dump_json()}"
-    return f"{DIGESTS}{digest_of(identity.encode())}/"
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:

@@ -56,7 +56,10 @@ class Mender:
 
     def _mend(self, encoder: Encoder, origin: Origin, given: Input) -> Mapping[str, Tensor]:
         with encoder.open(torch.device("cpu")) as encode:
-            return self._kept(origin, EncoderRun(encoder, encode, 1)([given])[0])
+            (answer,) = EncoderRun(encoder, encode, 1)([given])
+        if isinstance(answer, SampleUnreadable):
+            raise answer
+        return self._kept(origin, answer)
 
     def _kept(self, origin: Origin, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         self._cache.put(origin, tensors)
