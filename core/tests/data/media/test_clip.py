@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -274,3 +275,17 @@ def test_a_window_reads_a_part_of_the_file(tmp_path: Path) -> None:
     ClipReader().pixels("clip", file, fit(3, start=5.0))
 
     assert isinstance(file, Counting) and file.taken < path.stat().st_size / 3
+
+
+def test_a_description_of_a_stream_opens_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text(
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+        "a=rtpmap:96 H264/90000\n"
+    )
+    reasons: list[str] = []
+    started = time.monotonic()
+
+    FolderBackend(str(tmp_path), FolderOptions(media="video")).table(None, lambda key, reason: reasons.append(reason))
+
+    assert len(reasons) == 1 and "not a clip" in reasons[0]
+    assert time.monotonic() - started < 3

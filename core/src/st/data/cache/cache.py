@@ -248,7 +248,7 @@ class Cache:
 
     def flush(self) -> None:
         """Write what is pending."""
-        from st.data.cache.shard import Contents, pack, unpack_index
+        from st.data.cache.shard import pack, unpack_index
 
         if not self._pending.entries:
             return
@@ -257,7 +257,7 @@ class Cache:
         self.store.write(SHARDS + name, packed.data)
         self.store.create(INDEXES + name, packed.index)
         self._known[name] = unpack_index(name, packed.index)
-        self.contents = Contents(list(self._known.values()))
+        self.contents.add(self._known[name])
         self._pending = _Pending()
 
     def verify(self) -> Iterator[tuple[str, int, int]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from st.data.sample import Kind, Media
     from st.data.store.store import Store
 
-DECODERS: Mapping[Kind, str] = {"image": "picture 1", "video": "clip 1", "audio": "sound 1"}
+DECODERS: Mapping[Kind, str] = {"image": "picture 2", "video": "clip 1", "audio": "sound 1"}
 """The version of each kind's decoder: it changes when the same part of the same bytes would give other pixels or
 another sound, and is part of cache keys."""
 

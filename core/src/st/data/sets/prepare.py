@@ -19,7 +19,7 @@ from st.data.sample import REFERENCE
 from st.data.sets.pairing import Listed, check_names, pair, unused
 from st.data.sets.windows import check_effect, spread
 from st.data.shape.buckets import Bucket, assign
-from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
+from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_NARROW, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.source.captions import CaptionRecipe
 from st.data.source.index import Columnar, Index
 from st.errors import DataUnusable
@@ -329,6 +329,7 @@ def _fitting(index: Index, fits: Fits, options: DatasetOptions, drops: _Drops) -
     sizes = index.sizes()
     for row in map(int, out):
         own = f"{sizes.width[row]}x{sizes.height[row]}"
+        resized = f"{fits.resized_width[row]}x{fits.resized_height[row]}"
         wanted = f"{fits.width[row]}x{fits.height[row]}"
         length = f"{sizes.frames[row]} frames" if sizes.height[row] else f"{sizes.seconds[row]:.2f} s"
         reason, detail = {
@@ -337,6 +338,7 @@ def _fitting(index: Index, fits: Fits, options: DatasetOptions, drops: _Drops) -
             WRONG_ASPECT: ("wrong aspect", f"{own} would be {wanted}"),
             TOO_SHORT: ("too short", length),
             TOO_LONG: ("too long", length),
+            TOO_NARROW: ("too narrow", f"{own} would be resized to {resized}"),
         }[int(fits.reason[row])]
         drops.one(index.key(row), reason, detail)
     return index.take(np.flatnonzero(fits.reason == 0))

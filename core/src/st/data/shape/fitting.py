@@ -14,6 +14,7 @@ import numpy as np
 
 from st.data.dataset import edge, pixels
 from st.data.geometry import Fit, Geometry
+from st.data.media.header import MAX_PIXELS
 from st.data.shape.lengths import lengths
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Draw = Callable[[str, slice], NDArray[np.uint64]]
     _DrawHere = Callable[[str], NDArray[np.uint64]]
 
-KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT, TOO_LONG = range(6)
+KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT, TOO_LONG, TOO_NARROW = range(7)
 """Why a sample is left out."""
 
 _ROWS = 65536
@@ -152,6 +153,10 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
     if allowed is not None:
         enlarged = (target_width > safe_width * allowed) | (target_height > safe_height * allowed)
         reason[visual & (enlarged | none_allowed)] = TOO_FEW_PIXELS
+    # One row of a picture a thousand times as long as wide would be enlarged to gigabytes.
+    reason[visual & (np.maximum(resized_width * resized_height, target_width * target_height) > MAX_PIXELS)] = (
+        TOO_NARROW
+    )
     reason[visual & _too_small(safe_width, safe_height, options)] = TOO_SMALL
     whole = {
         "width": target_width,
