@@ -9,7 +9,7 @@ import numpy as np
 from st.data.sets.windows import slower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -64,6 +64,19 @@ def _enlarged(index: Index) -> NDArray[np.float64]:
     assert fits is not None, "a prepared data set has fits"
     own = np.maximum(sizes.width, 1).astype(np.float64)
     return np.asarray(fits.resized_width / own, np.float64)
+
+
+def mask_remarks(one: PreparedSet, levels: Mapping[int, tuple[int, int]]) -> Iterator[str]:
+    """Sentences about masks that do nothing. levels: the darkest and brightest value, of 255, of each row's mask."""
+    black = [row for row, (_, brightest) in sorted(levels.items()) if brightest == 0]
+    white = [row for row, (darkest, _) in levels.items() if darkest == 255]
+    if black:
+        yield (
+            f"{len(black)} masks are black wherever their picture is trained on, such as that of "
+            f"{one.index.key(black[0])!r}: nothing is learned from these samples"
+        )
+    if white and len(white) == len(levels):
+        yield f"all {len(white)} masks are white wherever their pictures are trained on: they have no effect"
 
 
 def report_rates(sets: Iterable[PreparedSet], codec: LatentCodec, report: Report) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from st.data.cache import encoding as module
 from st.data.cache.cache import Cache
 from st.data.cache.encoding import owners
 from st.data.store.store import Store
@@ -321,3 +322,41 @@ def test_an_encoder_of_captions_is_given_the_longest_first(studio: Any, store: S
     studio.encoded(Cache(store), studio.prepared(backend), text=studio.Letters(diary))
 
     assert diary.keys == sorted(diary.keys, key=len, reverse=True)
+
+
+def test_captions_are_gone_through_a_part_at_a_time(
+    studio: Any, store: Store, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module, "SORTED", 4)
+    diary = studio.Diary()
+    one = studio.prepared(pictures)
+
+    studio.encoded(Cache(store), one, text=studio.Letters(diary), prompts=["picture 1", "a prompt"])
+
+    assert sorted(diary.keys) == sorted({"", "a prompt", *one.index.distinct_captions()})
+    assert [len(text) for text in diary.keys[:4]] == sorted((len(text) for text in diary.keys[:4]), reverse=True)
+    diary.keys.clear()
+    studio.encoded(Cache(store), one, text=studio.Letters(diary), prompts=["picture 1", "another"])
+    assert diary.keys == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        (0, "2 masks are black wherever their picture is trained on, such as that of 'a.png'"),
+        (255, "all 2 masks are white"),
+    ],
+)
+def test_masks_that_do_nothing_are_said(studio: Any, store: Store, level: int, said: str) -> None:
+    backend = studio.Pictures()
+    for name in ("a.png", "b.png"):
+        backend.add(name, 64, 64, "x", mask=True)
+        file = io.BytesIO()
+        Image.new("L", (64, 64), level).save(file, "PNG")
+        backend.files[f"mask:{name}"] = file.getvalue()
+
+    for _ in range(2):
+        report = studio.Told()
+        studio.encoded(Cache(store), studio.prepared(backend), report=report)
+        assert [note for note in report.notes if said in note]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
 from st.data.exchange import exchange_digests
 from st.data.media.media_reader import WINDOWED
+from st.data.remarks import mask_remarks
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 CHUNK = 16384
+SORTED = 262_144
+"""Captions that are sorted by their lengths together: enough that neighbours are alike, few enough to hold."""
 NAMED = 5
 """Samples that are named on the console where they cannot be used; the event log has all of them."""
 
@@ -89,7 +93,7 @@ def fill(
         filling.verify()
     for encoder in filling.origins.encoders:
         if encoder.reads == "caption":
-            filling.captions(encoder, list(words_for(encoder, sets, prompts)))
+            filling.captions(encoder, partial(words_for, encoder, sets, prompts))
         else:
             filling.media(encoder)
     if filling.origins.references is not codec:
@@ -113,6 +117,7 @@ class _Filling:
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     lacked: bool = False
 
     @property
@@ -134,23 +139,42 @@ class _Filling:
             for _, entries, _ in self.cache.verify():
                 stage.advance(entries)
 
-    def captions(self, encoder: Encoder, texts: Sequence[Words]) -> None:
-        """Encode this rank's share of the texts that the cache lacks, longest first."""
-        todo: list[tuple[Origin, Words]] = []
-        for start in range(0, len(texts), CHUNK):
-            origins = [self.origins.caption(encoder, words) for words in texts[start : start + CHUNK]]
-            lacking = [int(place) for place in self.cache.lacking([one.key for one in origins])]
-            mine = [place for place in lacking if int(origins[place].key, 16) % self.ranks.size == self.ranks.rank]
-            todo += [(origins[place], texts[start + place]) for place in mine]
-        # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-        todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
-        pairs = ((one, Input(one.key, caption=words.caption, facts=words.read_by(encoder))) for one, words in todo)
+    def captions(self, encoder: Encoder, texts: Callable[[], Iterator[Words]]) -> None:
+        """Encode this rank's share of the texts that the cache lacks. texts: gives all of them, the same each time.
+
+        They are gone through twice, since ten million of them with their keys would take gigabytes.
+        """
+        lacking = [np.zeros(0, dtype=np.int64)]
+        for start, chunk in _chunks(texts(), CHUNK):
+            keys = [self.origins.caption(encoder, words).key for words in chunk]
+            places = self.cache.lacking(keys)
+            mine = [int(keys[place], 16) % self.ranks.size == self.ranks.rank for place in places]
+            lacking.append(start + places[np.array(mine, dtype=np.bool_)])
+        places = np.concatenate(lacking)
         with ExitStack() as stack:
-            if todo:
-                self._encode(
-                    encoder, pairs, stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo))), stack
-                )
+            if len(places):
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(places)))
+                self._encode(encoder, self._words(encoder, texts(), places), stage, stack)
         self.cache.flush()
+
+    def _words(self, encoder: Encoder, texts: Iterator[Words], places: Rows) -> Iterator[tuple[Origin, Input]]:
+        """What the encoder is given of the texts at these ascending places, the longest of many first."""
+        wanted = iter(places.tolist())
+        place = next(wanted)
+        chosen: list[Words] = []
+        for number, words in enumerate(texts):
+            if number == place:
+                chosen.append(words)
+                place = next(wanted, -1)
+            if len(chosen) == SORTED or (place < 0 and chosen):
+                # Neighbours of one length are padded least, and the batch that needs most memory comes first.
+                chosen.sort(key=lambda one: -sum(map(len, (one.caption, *one.read_by(encoder).values()))))
+                for one in chosen:
+                    origin = self.origins.caption(encoder, one)
+                    yield origin, Input(origin.key, caption=one.caption, facts=one.read_by(encoder))
+                chosen = []
+            if place < 0:
+                return
 
     def media(self, encoder: Encoder) -> None:
         """Encode this rank's share of the samples that the cache lacks, largest first."""
@@ -262,6 +286,9 @@ class _Filling:
                 if made is not None:
                     self.cache.put(*made)
         self.share("masks")
+        for one in self.sets:
+            for text in mask_remarks(one, self.levels.get(one.name, {})):
+                self.report.warn(f"data set {one.name!r}: {text}")
 
     def _mask(self, work: tuple[PreparedSet, int]) -> tuple[Origin, Mapping[str, Tensor]] | None:
         """A mask's entry where it is this rank's to make. Notes the digest in any case."""
@@ -273,10 +300,12 @@ class _Filling:
         self.origins.masks.setdefault(one.name, {})[row] = digest_of(data)
         origin = self.origins.mask(one, row, *size)
         assert origin is not None
-        if origin.key in self.cache:
-            return None
+        known = self.cache.get(origin.key)
         # Decoded on every rank: one that cannot be is then gone on every rank.
-        tensor = mask_tensor(one, row, data, *size)
+        tensor = known[MASK] if known else mask_tensor(one, row, data, *size)
+        self.levels.setdefault(one.name, {})[row] = (int(tensor.min()), int(tensor.max()))
+        if known:
+            return None
         return (origin, {MASK: tensor}) if int(origin.key, 16) % self.ranks.size == self.ranks.rank else None
 
     def encoded(self) -> Encoded:
@@ -345,6 +374,13 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
     owner = np.array([int(blake2b(str(size).encode(), digest_size=4).hexdigest(), 16) % ranks for size in distinct])
     crowded = counts > max(8, len(sizes) // (4 * ranks))
     return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
+
+
+def _chunks(texts: Iterator[Words], size: int) -> Iterator[tuple[int, list[Words]]]:
+    start = 0
+    while chunk := list(islice(texts, size)):
+        yield start, chunk
+        start += len(chunk)
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:
