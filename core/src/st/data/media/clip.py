@@ -104,6 +104,10 @@ class VideoFile:
             self._container.close()
             raise SampleUnreadable(key, "it has no video stream")
         self._stream = self._container.streams.video[0]
+        # PyAV declares that there always is one.
+        if getattr(self._stream, "codec_context", None) is None:
+            self._container.close()
+            raise SampleUnreadable(key, "its pictures are in an encoding that is not known")
 
     def __enter__(self) -> VideoFile:
         return self

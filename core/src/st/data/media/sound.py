@@ -138,6 +138,10 @@ class _Stream:
             self.close()
             raise SampleUnreadable(key, "it has no sound track")
         self._stream = stream = self._container.streams.audio[0]
+        # PyAV declares that there always is one.
+        if getattr(stream, "codec_context", None) is None:
+            self.close()
+            raise SampleUnreadable(key, "its sound is in an encoding that is not known")
         assert stream.time_base is not None
         self._begins = float((stream.start_time or 0) * stream.time_base)
         self.rate, self.channels = stream.rate, stream.channels
