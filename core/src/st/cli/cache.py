@@ -30,7 +30,7 @@ def verify(file: RunFile, plugins: PluginNames = None, overrides: Overrides = No
 
     A run encodes damaged entries again by itself; ``st cache prune`` takes them out.
     """
-    from st.data.memory import damaged_tables
+    from st.data.sets.memory import damaged_tables
 
     cache = _opened(*_assembled(file, plugins, overrides))
     entries, damaged = 0, len(cache.damaged_indexes)

@@ -165,7 +165,7 @@ def encode(
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
-    from st.data.remarks import report_rates
+    from st.data.sets.remarks import report_rates
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts

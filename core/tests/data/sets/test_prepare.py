@@ -12,8 +12,8 @@ from PIL import Image
 from st.data.backend import DataBackend
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.digest import digest_of
-from st.data.memory import Memory
 from st.data.sample import Media, Sample
+from st.data.sets.memory import Memory
 from st.data.sets.prepare import PreparedSet, keyed_each, prepare_set
 from st.data.shape.rule import GeometryRule
 from st.data.source.folder import FolderBackend, FolderOptions

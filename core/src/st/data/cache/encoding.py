@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
+from st.data.cache.exchange import exchange_digests
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
-from st.data.exchange import exchange_digests
 from st.data.media.media_reader import WINDOWED
-from st.data.remarks import mask_remarks
 from st.data.sets.prepare import check_unreadable
+from st.data.sets.remarks import mask_remarks
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
+    from st.data.cache.exchange import Sharers
     from st.data.encoder import Encoder, LatentCodec
-    from st.data.exchange import Sharers
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words

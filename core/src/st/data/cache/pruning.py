@@ -11,7 +11,7 @@ from st.data.cache.cache import INDEXES, SHARDS
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.cache.shard import DAMAGED, unpack_records
 from st.data.digest import digest_of
-from st.data.memory import damaged_tables
+from st.data.sets.memory import damaged_tables
 from st.data.sets.prepare import PreparedSet
 from st.data.sets.words import words_for
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from st.data.sealed import seal, unseal
+from st.data.store.sealed import seal, unseal
 
 FORMAT = "2"
 KEY_BYTES = 16

@@ -14,8 +14,8 @@ import torch
 from st.data.cache.cache import Cache, CacheOptions
 from st.data.cache.encoding import fill
 from st.data.encoder import LatentCodec
-from st.data.remarks import cut_shares
 from st.data.sets.prepare import check_unreadable, prepare_set, with_references
+from st.data.sets.remarks import cut_shares
 from st.data.shape.buckets import check_batches
 from st.data.store.store import Store
 from st.errors import DataUnusable

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from st.data.digest import digest_of_file
 from st.data.media.media_reader import reader_of
-from st.data.memory import Memory
-from st.data.remarks import remarks
 from st.data.sample import REFERENCE
+from st.data.sets.memory import Memory
 from st.data.sets.pairing import Listed, check_names, pair, unused
+from st.data.sets.remarks import remarks
 from st.data.sets.windows import check_effect, spread
 from st.data.shape.buckets import Bucket, assign
 from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_NARROW, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit

@@ -263,7 +263,7 @@ def _listed_captions(backend: FolderBackend, keys: pa.ChunkedArray, notes: list[
     """Captions and facts by key out of the data set's list; {} where they are elsewhere. Raises DataUnusable."""
     if backend.options.caption != "jsonl":
         return {}
-    from st.data.caption_list import read_list
+    from st.data.source.caption_list import read_list
 
     return read_list(backend, set(keys.to_pylist()), notes)
 

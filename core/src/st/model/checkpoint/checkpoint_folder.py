@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from st.data.weights_digest import weights_digest
+from st.data.store.weights_digest import weights_digest
 from st.errors import StError
 from st.model.checkpoint.hub import download, is_repository
 

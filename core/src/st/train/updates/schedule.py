@@ -37,11 +37,11 @@ class Schedule:
         return rates
 
 
-def without_effect(options: object, total: int) -> Iterator[str]:
+def without_effect(chosen: object, total: int) -> Iterator[str]:
     """Sentences about what a schedule's ``warmup``, ``period`` and ``end`` never do in a run of ``total`` steps."""
-    warmup, period = getattr(options, "warmup", 0), getattr(options, "period", 0)
+    warmup, period = getattr(chosen, "warmup", 0), getattr(chosen, "period", 0)
     if warmup >= total:
-        also = " or schedule.end" if hasattr(options, "end") else ""
+        also = " or schedule.end" if hasattr(chosen, "end") else ""
         yield (
             f"schedule.warmup = {warmup} is not over within the {total} steps of the run: the rate never reaches "
             f"optimizer.lr{also}"

@@ -38,7 +38,7 @@ class FrameFeatures(Encoder):
     def fingerprint(self) -> str:
         from hashlib import blake2b
 
-        from st.data.weights_digest import weights_digest
+        from st.data.store.weights_digest import weights_digest
 
         digest = blake2b(digest_size=16)
         for path in sorted([self.folder / "config.json", *self.folder.glob("*.safetensors")]):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from st.data.sealed import seal, unseal
+from st.data.store.sealed import seal, unseal
 
 TABLE = pa.table({"key": ["a.png", "b.png"], "caption": ["a cat", "a dog"]}).replace_schema_metadata({"format": "2"})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from st.data.digest import digest_of
-from st.data.sealed import ENDING, seal, unseal
+from st.data.store.sealed import ENDING, seal, unseal
 from st.errors import StoreUnreadable
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from st.data import weights_digest as module
-from st.data.weights_digest import weights_digest
+from st.data.store import weights_digest as module
+from st.data.store.weights_digest import weights_digest
 
 
 @pytest.fixture

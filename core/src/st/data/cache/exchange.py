@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from st.data.digest import digest_of
-from st.data.sealed import ENDING, seal, unseal
+from st.data.store.sealed import ENDING, seal, unseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
