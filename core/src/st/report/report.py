@@ -78,8 +78,9 @@ class Report:
         self._readings = Readings(mean=mean)
         self._slow_down = SlowDown()
         self._step = 0
-        self._failure: RunFailed | None = None
-        self._checkpoints: dict[int, str] = {}
+        self._spoiled: Spoiled | None = None
+        self._checkpoints: set[int] = set()
+        self._skipped = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._clock = _LoopClock()
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
@@ -123,8 +124,11 @@ class Report:
 
     @property
     def failure(self) -> RunFailed | None:
-        """Why training cannot go on, once a reading met a loss that is not finite; the loop raises it."""
-        return self._failure
+        """Why training cannot go on, once a reading met a loss or a gradient that is not finite; the loop raises it.
+
+        It names the newest checkpoint from before: asked when the last one is written, it knows of that too.
+        """
+        return None if self._spoiled is None else self._failed(self._spoiled)
 
     def note(self, text: str, kind: str = "note", **facts: object) -> None:
         """Say one sentence, with what a program may want of it as facts.
@@ -136,11 +140,11 @@ class Report:
         self._write("note", kind=kind, text=text, **{"step": self._step, **facts})
         if kind not in QUIET:
             self._console.line(text, kind)
+        step = facts.get("step")
+        if kind in ("checkpoint", "resumed") and isinstance(step, int):
+            with self._lock:
+                self._checkpoints.add(step)
         if kind == "checkpoint":
-            step, directory = facts.get("step"), facts.get("directory")
-            if isinstance(step, int):
-                with self._lock:
-                    self._checkpoints[step] = str(directory)
             self.page()
 
     def warn(self, text: str) -> None:
@@ -215,8 +219,8 @@ class Report:
         slow = self._slow_down.see(reading.metrics) if self._info is not None else None
         if slow is not None:
             self.warn(slow)
-        if reading.spoiled is not None and self._failure is None:
-            self._failure = self._failed(reading.spoiled)
+        self._skipped += int(reading.metrics.get("skipped_steps", 0))
+        self._spoiled = self._spoiled or reading.spoiled
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log further numbers of a step: evaluation losses, scores."""
@@ -248,6 +252,11 @@ class Report:
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
         self.read(alone=True)
+        if self._skipped:
+            sentence = (
+                f"{self._skipped} steps were left out: their gradients overflowed fp16, and the scale was lowered"
+            )
+            self.note(sentence, kind="skipped", steps=self._skipped)
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
@@ -274,11 +283,15 @@ class Report:
 
     def _failed(self, spoiled: Spoiled) -> RunFailed:
         keys = ", ".join(repr(key) for key in spoiled.keys)
+        where = ""
+        if spoiled.weights:
+            first, others = spoiled.weights[0], len(spoiled.weights) - 1
+            where = f" in {first!r}" + (f" and {others} more weights" if others else "")
         with self._lock:
             good = [step for step in self._checkpoints if step < spoiled.step]
         fix = f"the checkpoint of step {max(good)} is from before it" if good else "no checkpoint is from before it"
         return RunFailed(
-            f"the loss of step {spoiled.step} is {spoiled.loss}",
+            f"{spoiled.what}{where}",
             why=f"it was computed on {keys}",
             fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
         )

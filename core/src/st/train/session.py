@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import StError
+from st.errors import OutputUnwritable, StError
 from st.progress import Outcome
+from st.train.finite import require_finite
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
 from st.train.updates.groups import check_saved, keep_settings
@@ -65,7 +66,7 @@ class Session:
         run.report.step(run.progress, stats)
         self.plugins.pm.hook.st_step_end(run=run, stats=stats)
         if run.report.failure is not None:
-            raise run.report.failure
+            self._refuse_spoiled()
         every = run.config.checkpoint.every
         if every and run.progress.step % every == 0:
             self.save()
@@ -109,6 +110,7 @@ class Session:
         return replace(step, update=update)
 
     def _measure(self, due: Sequence[Measure]) -> None:
+        self._refuse_spoiled()
         self.saver.copied()
         step = self.run.progress.step
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
@@ -125,9 +127,8 @@ class Session:
     def save(self) -> None:
         """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
         run = self.run
-        run.report.read()
-        if run.report.failure is not None:
-            raise run.report.failure
+        self._refuse_spoiled()
+        require_finite(self.learner, run.ranks, run.progress.step)
         self.saved_at = run.progress.step
         if not (run.ranks.main or run.ranks.gathers):
             return
@@ -136,6 +137,16 @@ class Session:
             states = self.states()
             if run.ranks.main:
                 self.saver.save(run.progress.step, states, facts)
+
+    def _refuse_spoiled(self) -> None:
+        """Raises RunFailed where a loss or a gradient of the steps so far is not finite."""
+        report = self.run.report
+        report.read()
+        if report.failure is not None:
+            # The checkpoint that is being written is the last good one.
+            with suppress(OutputUnwritable):
+                self.saver.wait()
+            raise report.failure
 
     def states(self) -> dict[str, Any]:
         """Everything that a resumed run needs, by name, whole on rank 0: with any engine on any number of ranks.
