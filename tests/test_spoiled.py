@@ -42,7 +42,8 @@ def test_a_gradient_that_is_not_finite_is_named_and_never_saved(tiny_run, at):
 def test_a_gradient_that_is_not_finite_is_found_before_pictures_are_made_of_it(tiny_run, monkeypatch):
     text = (
         "[spoiler]\nat = 0\n[checkpoint]\nevery = 0\n"
-        '[validation]\nevery = 1\nprompts = ["a cat"]\nresolutions = ["64"]\nsteps = 1\nguidance = 1.0\nat_start = false'
+        '[validation]\nevery = 1\nprompts = ["a cat"]\nresolutions = ["64"]\nsteps = 1\nguidance = 1.0\n'
+        "at_start = false"
     )
     monkeypatch.setattr("st.testing.runs.RUN_FILE", RUN_FILE.replace("every = 1", "every = 100"))
     with pytest.raises(AssertionError, match="the gradient of step 1 is not finite"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,7 @@ if TYPE_CHECKING:
 class Session:
     """One run while it is being trained.
 
-    measures: (every so many steps, also before the first one, what) is measured. outcome: how the loop ended, once it
-    has.
+    measures: what is measured, and when. outcome: how the loop ended, once it has.
     """
 
     run: Run
@@ -53,11 +53,9 @@ class Session:
     folder: OutputFolder
     saver: Saver
     stop: Stop
-    measures: list[tuple[int, bool, Measure]] = field(default_factory=list, init=False)
+    measures: list[Due] = field(default_factory=list, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
-    measured_at: int | None = field(default=None, init=False)
-    measured: dict[str, float] = field(default_factory=dict, init=False)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
@@ -83,13 +81,17 @@ class Session:
     def measure_start(self, predict: Predict) -> None:
         """Set up validation and evaluation, and measure before the first step where that was asked for."""
         self.measures = list(_measures(self, predict))
-        if self.run.progress.step == 0:
-            self._measure([measure for _, at_start, measure in self.measures if at_start])
+        step = self.run.progress.step
+        if step == 0:
+            self._measure([one for one in self.measures if one.at_start])
+        elif not self.run.ranks.any(self.folder.vault.measured() >= step):
+            # The run was killed between this step's checkpoint and its validations.
+            self.measure()
 
     def measure(self) -> None:
         """Run the validations that are due at this step, after its checkpoint, and keep the best."""
         step = self.run.progress.step
-        due = [measure for every, _, measure in self.measures if step % every == 0]
+        due = [one for one in self.measures if step % one.every == 0]
         if due:
             self._measure(due)
 
@@ -109,20 +111,26 @@ class Session:
 
         return replace(step, update=update)
 
-    def _measure(self, due: Sequence[Measure]) -> None:
+    def _measure(self, due: Sequence[Due]) -> None:
         self._refuse_spoiled()
         self.saver.copied()
         step = self.run.progress.step
+        found: dict[str, float] = {}
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
-            for measure in due:
-                found = measure()
-                self.measured.update(found)
-                if found:
-                    self.run.report.metrics(step, found)
-        self.measured_at = step
+            for one in due:
+                metrics = one.measure()
+                one.measured_at = step
+                one.metrics |= dict.fromkeys(metrics)
+                found |= metrics
+                if metrics:
+                    self.run.report.metrics(step, metrics)
         best = self.run.config.checkpoint.best
         if due and best and step:
-            self._keep_best(best)
+            self._refuse_unmeasured(best)
+            if best in found:
+                self._keep_best(best, found[best])
+        if due and self.run.ranks.main:
+            self.folder.vault.mark_measured(step)
 
     def save(self) -> None:
         """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
@@ -209,18 +217,22 @@ class Session:
         self.outcome = outcome
         if self.saved_at != self.run.progress.step:
             self.save()
-        if outcome is Outcome.FINISHED and self.measured_at != self.run.progress.step:
-            self._measure([measure for _, _, measure in self.measures])
+        if outcome is Outcome.FINISHED:
+            self._measure([one for one in self.measures if one.measured_at != self.run.progress.step])
         self.saver.wait()
         self.run.ranks.barrier("the last checkpoint")
 
-    def _keep_best(self, metric: str) -> None:
-        if metric not in self.measured:
-            known = ", ".join(sorted(self.measured)) or "nothing was measured"
-            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
-        value, best = self.measured[metric], self.folder.vault.best()
+    def _refuse_unmeasured(self, metric: str) -> None:
+        """Raises StError for a metric that is not among those of anything that is measured."""
+        known = sorted({name for one in self.measures for name in one.metrics})
+        if metric not in known and all(one.measured_at is not None for one in self.measures):
+            listed = ", ".join(known) or "nothing was measured"
+            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {listed}")
+
+    def _keep_best(self, metric: str, value: float) -> None:
+        best = self.folder.vault.best()
         lowest = self.run.config.checkpoint.best_is == "lowest"
-        better = best is None or (value < best[1] if lowest else value > best[1])
+        better = math.isfinite(value) and (best is None or (value < best[1] if lowest else value > best[1]))
         # Rank 0 decides for all: another could see the file that it writes next.
         if not self.run.ranks.any(better and self.run.ranks.main):
             return
@@ -235,7 +247,21 @@ class Session:
             )
 
 
-def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, Measure]]:
+@dataclass(slots=True)
+class Due:
+    """Something that is measured every so many steps. at_start: also before the first one.
+
+    measured_at: the step at which it was asked last. metrics: names of what it gave so far.
+    """
+
+    every: int
+    at_start: bool
+    measure: Measure
+    measured_at: int | None = None
+    metrics: dict[str, None] = field(default_factory=dict)
+
+
+def _measures(session: Session, predict: Predict) -> Iterator[Due]:
     """Validation pictures and held-out losses, as the run file asks for them."""
     from st.report.rendering.asked import prompts_to_encode
     from st.train.validation.evaluation import evaluate, evaluation_rows
@@ -259,7 +285,7 @@ def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, M
             run.report.pictures(run.progress.step, found.pictures)
             return found.metrics
 
-        yield validation.every, validation.at_start, validate
+        yield Due(validation.every, validation.at_start, validate)
     if evaluation.every:
 
         def hold_out() -> Mapping[str, float]:
@@ -267,10 +293,10 @@ def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, M
             with session.averaged():
                 return evaluate(run, sets, evaluation, predict)
 
-        yield evaluation.every, True, hold_out
+        yield Due(evaluation.every, True, hold_out)
 
     for every, choice in run.config.validators:
-        yield every, False, _measure_of(session, choice.build(choice.options))
+        yield Due(every, False, _measure_of(session, choice.build(choice.options)))
 
 
 def _measure_of(session: Session, validator: Validator) -> Measure:

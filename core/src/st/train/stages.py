@@ -112,11 +112,15 @@ def opened(
 
 
 def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
-    """The step of the newest whole checkpoint; None where there is none. Damaged ones are named in the report."""
+    """The step of the newest whole checkpoint; None where there is none. Damaged ones are named in the report.
+
+    Raises CheckpointDamaged where none is whole, or nobody can tell which was the best.
+    """
 
     def damaged(error: CheckpointDamaged) -> None:
         report.warn(f"{error}; looking for an older checkpoint")
 
+    folder.vault.best()
     step = folder.vault.newest(damaged)
     if step is None and folder.vault.steps():
         raise CheckpointDamaged(
