@@ -10,6 +10,7 @@ import torch
 
 from st.errors import ProblemsFound, StError
 from st.model.quantize.quantized import check_kept, quantize
+from st.model.soundness import require_numbers
 from st.report.stats import UpdateStats
 from st.train.parts.step import Step
 from st.train.saving.state import read_state
@@ -79,9 +80,18 @@ def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_ste
 
 
 def load_denoiser(
-    config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device, report: Report
+    config: RunConfig,
+    family: ModelFamily[Any],
+    adapter: Adapter,
+    device: torch.device,
+    report: Report,
+    *,
+    loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
-    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen."""
+    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
+
+    loaded: is shown it before anything is done to it. Raises StError for weights that are not finite.
+    """
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
     if precision == torch.float32 and dtype != torch.float32:
@@ -94,6 +104,8 @@ def load_denoiser(
     if quantizer is not None:
         quantizer.check(device, dtype)
     denoiser = family.load_denoiser(torch.device("cpu") if quantizer else device, dtype).requires_grad_(False)
+    require_numbers(denoiser, "[model]")
+    loaded(denoiser)
     adapter.begin(family, denoiser)
     if quantizer is None:
         return denoiser

@@ -7,27 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from st.errors import RunFailed
+from st.model.soundness import nonfinite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from torch import Tensor
 
     from st.train.assembly import Learner
     from st.train.ranks.ranks import Ranks
-
-
-def nonfinite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of tensors that hold an infinity or NaN. Reads each device once; what holds no floats is finite."""
-    by_device: dict[torch.device, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.is_meta:
-            by_device.setdefault(tensor.device, {})[name] = tensor.isfinite().all()
-    found = []
-    for flags in by_device.values():
-        fine = torch.stack(list(flags.values())).tolist()
-        found += [name for name, good in zip(flags, fine, strict=True) if not good]
-    return found
 
 
 def require_finite(learner: Learner, ranks: Ranks, step: int) -> None:

@@ -12,7 +12,7 @@ from st.progress import Outcome
 from st.train.finite import require_finite
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
-from st.train.updates.groups import check_saved, keep_settings
+from st.train.updates.groups import check_saved, settings_of, use_settings
 from st.train.updates.optimizer import HasEvaluationMode
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 class Session:
     """One run while it is being trained.
 
-    measures: what is measured, and when. outcome: how the loop ended, once it has.
+    measures: what is measured, and when. outcome: how the loop ended, once it has. settings: those of the optimizer's
+    groups, as they were built.
     """
 
     run: Run
@@ -56,6 +57,10 @@ class Session:
     measures: list[Due] = field(default_factory=list, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
+    settings: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = settings_of(self.learner.optimizer.param_groups)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
@@ -166,6 +171,7 @@ class Session:
         states: dict[str, Any] = {
             "adapter": self._whole_adapter(),
             "optimizer": run.ranks.optimizer_state(learner.optimizer),
+            "settings": self.settings,
             "loader": self.loader.state_dict(),
             "progress": {"step": progress.step, "samples": progress.samples, "epoch": progress.epoch},
         }
@@ -187,10 +193,9 @@ class Session:
         run, learner = self.run, self.learner
         optimizer = read_state(directory, "optimizer")
         check_saved(optimizer, run.ranks.groups(learner.optimizer))
-        asked = [dict(group) for group in learner.optimizer.param_groups]
         run.ranks.load_optimizer_state(learner.optimizer, optimizer)
         # Loading may have made new dictionaries.
-        keep_settings(learner.optimizer.param_groups, asked, run.config.optimizer.options)
+        use_settings(learner.optimizer.param_groups, self.settings, read_state(directory, "settings"))
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]

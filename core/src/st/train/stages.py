@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -11,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import pyarrow as pa
 import torch
 
 from st.data.shape.buckets import BatchShape, check_batches
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
 from st.model.adapters.references import references_read, unsuited
+from st.model.soundness import weights_digest
 from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.history import history
+from st.train.manifest import DATA, ENCODERS, WEIGHTS, data_facts, encoder_facts
 from st.train.parts.run import Run
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
@@ -247,8 +247,11 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
     adapter = config.adapter.build(config.adapter.options)
     if problems := objective.problems():
         raise ProblemsFound(problems)
+    seen: list[str] = []
     with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(config, family, adapter, ranks.device, report)
+        denoiser = load_denoiser(
+            config, family, adapter, ranks.device, report, loaded=lambda one: seen.append(weights_digest(one))
+        )
         stage.advance()
     blocks = tuple(family.blocks())
     run = Run(
@@ -265,6 +268,7 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
         report=report,
         draws=_draws(config.seed, ranks.device),
         total_steps=config.steps or loader.steps(config.epochs or 0),
+        weights=seen[0],
     )
     plugins.pm.hook.st_denoiser_loaded(run=run)
     return run
@@ -315,20 +319,22 @@ def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder
                 run.report.finish(outcome)
 
 
-def describe(session: Session, encoded: Encoded) -> None:
-    """Write the run's manifest: settings, versions, seed and a digest of the data."""
-    run = session.run
+def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
+    """The run's manifest: settings, versions, seed, and digests of the data, the encoders and the weights.
+
+    Empty on all ranks but the first.
+    """
     if not run.ranks.main:
-        return
-    session.folder.describe(
-        {
-            "settings": run.config.plain(),
-            "plugins": session.plugins.versions(),
-            "engine": run.ranks.describe(),
-            "seed": run.config.seed,
-            "data": {one.config.name: _data_facts(one) for one in encoded.sets},
-        }
-    )
+        return {}
+    return {
+        "settings": run.config.plain(),
+        "plugins": plugins.versions(),
+        "engine": run.ranks.describe(),
+        "seed": run.config.seed,
+        DATA: data_facts(encoded),
+        ENCODERS: encoder_facts(run.config, run.family),
+        WEIGHTS: run.weights,
+    }
 
 
 def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
@@ -346,22 +352,6 @@ def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
                 path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
                 run.report.note(f"wrote {path}", kind="export", path=str(path))
         run.ranks.barrier("the export")
-
-
-def _data_facts(one: PreparedSet) -> dict[str, Any]:
-    """How many samples, a digest of them, and what the backend says of where they came from."""
-    return {"samples": len(one.index), "digest": _data_digest(one), **one.backend.facts()}
-
-
-def _data_digest(one: PreparedSet) -> str:
-    """Of keys, sizes and content digests, in the order of the index."""
-    digest = hashlib.blake2b(digest_size=16)
-    table = one.index.digest_table()
-    with pa.BufferOutputStream() as sink:
-        with pa.ipc.new_stream(sink, table.select(["key", "size_bytes", "digest"]).schema) as writer:
-            writer.write_table(table.select(["key", "size_bytes", "digest"]).combine_chunks())
-        digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 def _only_trackers_differ(config: RunConfig, folder: OutputFolder, plugins: Plugins) -> bool:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Run:
     """Everything fixed once a run is assembled. Techniques read it; none writes to it.
 
-    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs.
+    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. weights: a
+    digest of the denoiser's own, as they were loaded.
     """
 
     config: RunConfig
@@ -43,4 +44,5 @@ class Run:
     report: Report
     draws: Callable[[Batch], Draws]
     total_steps: int
+    weights: str = ""
     progress: Progress = field(default_factory=Progress)
