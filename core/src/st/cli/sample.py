@@ -64,7 +64,7 @@ def sample(
         raise StError(f"the picture could not be rendered: {pixels.reason}")
     name = f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
-    facts = recipe(shot, str(geometry), options.sampler)
+    facts = opened.config.redaction.data(recipe(shot, str(geometry), options.sampler))
     codec = opened.family.codec()
     rate = codec.frames_per_second
     typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))

@@ -12,6 +12,7 @@ from typing import Any
 
 from st.errors import Problem, StError
 from st.reading.toml import statement_lines
+from st.redaction import without_credentials
 
 Location = tuple[str | int, ...]
 """A place in the settings: ("optimizer", "lr"), ("dataset", 0, "url")."""
@@ -42,13 +43,15 @@ class RunFile:
     """What a user wrote, before anything of it is checked.
 
     data: all settings, later sources over earlier ones, placeholders filled in. origins: where each value was written.
-    placeholders: values that held ``{env:NAME}``, as written. problems: what could not be read.
+    placeholders: values that held ``{env:NAME}``, as written. variables: what those variables hold, but for those that
+    only name the output folder. problems: what could not be read.
     """
 
     name: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Location, Origin] = field(default_factory=dict)
     placeholders: dict[Location, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def origin(self, location: Location) -> Origin | None:
@@ -63,7 +66,11 @@ class RunFile:
         return None
 
     def setting(self, location: Location, value: object) -> str:
-        """``run.toml:14: [optimizer] lr = 1.5`` or ``--set optimizer.lr=1.5``: a value as the user knows it."""
+        """``run.toml:14: [optimizer] lr = 1.5`` or ``--set optimizer.lr=1.5``: a value as the user knows it.
+
+        Never what the environment or an address holds in secret.
+        """
+        value = self.placeholders.get(location, value)
         origin = self.origins.get(location)
         if origin is not None and origin.text.startswith("-"):
             return f"{origin.text} {dotted(location)}={_shown(value)}"
@@ -210,6 +217,8 @@ def _fill_placeholders(run_file: RunFile, environment: Mapping[str, str]) -> Non
             run_file.problems.append(Problem(dotted(location), what))
         if not missing:
             run_file.placeholders[location] = value
+            if location != ("output",):
+                run_file.variables |= {name: environment[name] for name in names}
             filled = _PLACEHOLDER.sub(lambda match: environment[match[1]], value)
             table: Any = run_file.data
             for step in location[:-1]:
@@ -236,5 +245,5 @@ def dotted(location: Sequence[str | int]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value) if isinstance(value, bool) else repr(value)
+    text = json.dumps(value) if isinstance(value, bool) else without_credentials(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from pydantic import Field
 
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
+from st.redaction import Redaction
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
 from st.report.fanout import Fanout
 from st.report.log.events import FILE, EventLog
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
+
+PLAIN = Redaction()
+"""For runs that took nothing from the environment."""
 
 QUIET = frozenset({"caption", "checkpoint_removed"})
 """Kinds of notes that are for the page and the log, not for the terminal."""
@@ -86,6 +91,7 @@ class Report:
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
         self._log_broken = False
         self._thumbnails: Thumbnails | None = None
+        self._redaction = PLAIN
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @classmethod
@@ -98,19 +104,21 @@ class Report:
         rank: int = 0,
         mean: Mean | None = None,
         doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        redaction: Redaction = PLAIN,
     ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
         versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor;
-        every rank reports its steps then. doing: entered with the name of each stage.
+        every rank reports its steps then. doing: entered with the name of each stage. redaction: of all that is
+        written, printed and shown.
         """
         if rank:
             report = cls(options, None, NoConsole(), mean)
-            report._doing = doing
+            report._doing, report._redaction = doing, redaction
             return report
         console = open_console(options.console, options.line_seconds)
         report = cls(options, EventLog(info.directory / FILE), console, mean)
-        report._doing = doing
+        report._doing, report._redaction = doing, redaction
         report._info = info
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
@@ -139,7 +147,7 @@ class Report:
         """
         self._write("note", kind=kind, text=text, **{"step": self._step, **facts})
         if kind not in QUIET:
-            self._console.line(text, kind)
+            self._console.line(self._redaction.text(text), kind)
         step = facts.get("step")
         if kind in ("checkpoint", "resumed") and isinstance(step, int):
             with self._lock:
@@ -229,6 +237,9 @@ class Report:
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Show validation outputs; rewrites the page."""
+        pictures = [
+            replace(p, prompt=self._redaction.text(p.prompt), label=self._redaction.text(p.label)) for p in pictures
+        ]
         shown = [{"path": str(p.path), "prompt": p.prompt, "label": p.label} for p in pictures]
         self._write("pictures", step=step, pictures=shown)
         self._fanout.show(step, pictures)
@@ -269,7 +280,7 @@ class Report:
         if self._log is None:
             return
         try:
-            self._log.write(event, **facts)
+            self._log.write(event, **self._redaction.data(facts))
         except OutputUnwritable as error:
             if not self._log_broken:
                 self._console.line(f"{error}; events are lost until it can", "error")

@@ -11,6 +11,7 @@ from st.plugins.activation import TAKE_AWAY, Activation, Plugins, bare_name, plu
 from st.plugins.catalogue import Catalogue
 from st.reading.reading import Reader
 from st.reading.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
+from st.redaction import Redaction, holds_credentials
 from st.registrar import Choice
 from st.settings.config import (
     ABSENT_IS_OFF,
@@ -121,6 +122,7 @@ class Assembly:
             plugin_options=self.activation.options,
             origins={location: origin.text for location, origin in self.run_file.origins.items()},
             placeholders=self.run_file.placeholders,
+            redaction=Redaction.of(self.run_file.variables),
         )
 
     def _section(self, name: str) -> Any:
@@ -138,6 +140,7 @@ class Assembly:
         own_class, table = section_options("cache"), self.reader.table(("cache",))
         url = table.get("url")
         scheme = scheme_of(url) if url and isinstance(url, str) else "file"
+        self._refuse_credentials(("cache", "url"))
         registrar = self.activation.registrar
         backend: Any = (registrar.get("backend", scheme) or registrar.lookup("backend", "file")).build
         store_class: type[Options] | None = backend.StoreOptions
@@ -255,6 +258,7 @@ class Assembly:
         options = self.reader.options(DatasetOptions, location, own)
         url = table.get("url")
         scheme = scheme_of(url) if isinstance(url, str) else "file"
+        self._refuse_credentials((*location, "url"))
         backend = self.activation.registrar.get("backend", scheme)
         if backend is None:
             return None
@@ -265,6 +269,12 @@ class Assembly:
         if options is None or backend_options is None:
             return None
         return DatasetConfig(options=options, backend=backend_options, scheme=scheme)
+
+    def _refuse_credentials(self, location: Location) -> None:
+        address = self.reader.at(location)
+        if isinstance(address, str) and holds_credentials(address):
+            fix = "Leave them out; programs for this kind of address find them in the environment or their own files."
+            self.reader.refuse(location, "holds credentials, which would be written into the run's folder.", fix=fix)
 
     def _refuse_unknown(self, gone: Sequence[str]) -> None:
         tables, settings = section_names(), list(RunOptions.model_fields)

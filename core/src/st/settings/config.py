@@ -11,6 +11,7 @@ from pydantic import Field
 
 from st.options import Options
 from st.reading.runfile import Location
+from st.redaction import Redaction
 from st.registrar import Choice
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class RunConfig:
 
     model is the family's options. groups are those of ``[[optimizer.groups]]``. quantizer and average are None where
     the run file has no such section. cache_store opens the cache's url: the backend that it names, with what that one
-    needs to know of ``[cache]``.
+    needs to know of ``[cache]``. redaction takes what came from the environment out of what is written.
     """
 
     plugins: tuple[str, ...]
@@ -150,6 +151,7 @@ class RunConfig:
     plugin_options: Mapping[str, Options]
     origins: Mapping[Location, str]
     placeholders: Mapping[Location, str]
+    redaction: Redaction
 
     def plugin(self, name: str) -> Options | None:
         """An active plugin's options, or None where no such plugin is active."""
@@ -163,12 +165,13 @@ class RunConfig:
     def plain(self) -> dict[str, Any]:
         """Everything as JSON data in the layout of a run file: written to a file it gives the same run.
 
-        A value that held ``{env:NAME}`` is given as it was written, so that secrets do not reach a run's folder.
+        A value that held ``{env:NAME}`` is given as it was written, and so is whatever was made of it: secrets do not
+        reach a run's folder.
         """
         data: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in {"plugin_options", "origins", "placeholders"}:
+            if field.name in {"plugin_options", "origins", "placeholders", "redaction"}:
                 continue
             if field.name == "datasets":
                 data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
@@ -186,7 +189,8 @@ class RunConfig:
                 data[name] = _dumped(options)
         for location, text in self.placeholders.items():
             _put(data, location, text)
-        return data
+        plain: dict[str, Any] = self.redaction.data(data)
+        return plain
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Texts = dict[str, str]
 
+PUBLISHED = frozenset(f"modelspec.{name}" for name in ("author", "description", "license", "tags", "trigger_phrase"))
+"""Texts that are written for others to read."""
+
 TAGS = 1000
 """How many tags of a data set are counted in a file: captions of whole sentences have as many as there are captions."""
 
@@ -44,7 +47,10 @@ def history(
     }
     if keep == "all":
         found |= {"st_settings": json.dumps(config.plain()), **_of_data(config, trained)}
-    return found | (_dates(started) if config.metadata.dates else {})
+    # What [metadata] says is for everyone who gets the file, wherever it came from.
+    own = {key: text for key, text in found.items() if key in PUBLISHED}
+    plain: Texts = config.redaction.data(found)
+    return plain | own | (_dates(started) if config.metadata.dates else {})
 
 
 def _settings(config: RunConfig) -> Texts:

@@ -81,11 +81,13 @@ def opened(
         free = [*accepted, *plugins.trackers, *(["plugins"] if _only_trackers_differ(config, folder, plugins) else [])]
         changes = folder.open(config.plain(), resume=resume, accepted=free)
     ranks.barrier("opening the output folder")
-    info = RunInfo(config.name or directory.name, directory, config.plain())
+    info = RunInfo(config.redaction.text(config.name or directory.name), directory, config.plain())
     versions = {"st": _own_version(), "torch": torch.__version__}
     versions |= {name: facts["version"] for name, facts in plugins.versions().items() if facts["version"]}
     mean = ranks.mean if ranks.size > 1 else None
-    report = Report.open(info, config.report, versions, rank=ranks.rank, mean=mean, doing=ranks.doing)
+    report = Report.open(
+        info, config.report, versions, rank=ranks.rank, mean=mean, doing=ranks.doing, redaction=config.redaction
+    )
     report.note(f"running on {ranks.describe()}", kind="engine")
     for line in changes:
         report.note(line)
@@ -326,7 +328,7 @@ def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
     """
     if not run.ranks.main:
         return {}
-    return {
+    made: dict[str, Any] = {
         "settings": run.config.plain(),
         "plugins": plugins.versions(),
         "engine": run.ranks.describe(),
@@ -335,6 +337,8 @@ def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
         ENCODERS: encoder_facts(run.config, run.family),
         WEIGHTS: run.weights,
     }
+    plain: dict[str, Any] = run.config.redaction.data(made)
+    return plain
 
 
 def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:

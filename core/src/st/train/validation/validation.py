@@ -71,7 +71,8 @@ class PromptValidator:
         if self._shown is None:
             self._shown = references_shown(run)
         renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown)
-        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in self.options.shots()]
+        shots = self.options.shots(run.config.redaction.text)
+        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in shots]
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
         pictures: list[Picture] = []
@@ -103,7 +104,7 @@ class PromptValidator:
                     failed += 1
                     _tell(run, f"{shot.name} {geometry}{suffix}", result)
                 elif writes:
-                    facts = recipe(shot, str(geometry), self.options.sampler)
+                    facts = run.config.redaction.data(recipe(shot, str(geometry), self.options.sampler))
                     failed += not _save(run, folder / f"{shot.name}-{geometry}", result, facts)
                 stage.advance()
         run.ranks.barrier("validation")
