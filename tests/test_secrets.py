@@ -101,7 +101,7 @@ def test_a_run_with_values_from_the_environment_is_resumed_and_sampled(secret, t
     assert call_cli("train", secret).code == 0
 
     again = call_cli("train", secret, "--resume", "--set", "steps=3")
-    sampled = call_cli("sample", tmp_path / "out", "--prompt", "a cat", "--size", "64", "--steps", "1")
+    sampled = call_cli("sample", tmp_path / "out", "--trust", "--prompt", "a cat", "--size", "64", "--steps", "1")
 
     assert again.code == 0, again.err
     assert sampled.code == 0, sampled.err

@@ -26,6 +26,7 @@ def sample(
         list[str] | None, typer.Option(help="What the model is told beside the text, as bpm=120; several times.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; else one in the run's samples folder.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load plugins that the run names as files.")] = False,
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
@@ -46,7 +47,7 @@ def sample(
     told: dict[str, Any] = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
     told |= {"seconds": seconds or None, "references": tuple(reference or ()), "facts": _facts(fact or ())}
     asked = PromptOptions(prompt=prompt, **told)
-    opened, plugins = open_run(run, checkpoint)
+    opened, plugins = open_run(run, checkpoint, trust=trust)
     options = opened.config.validation
     (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)

@@ -9,6 +9,7 @@ from st.errors import ProblemsFound, StError
 from st.options import Options
 from st.plugins.activation import TAKE_AWAY, Activation, Plugins, bare_name, plugin_names, scheme_of
 from st.plugins.catalogue import Catalogue
+from st.plugins.loading import is_local
 from st.reading.reading import Reader
 from st.reading.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
 from st.redaction import Redaction, holds_credentials
@@ -53,13 +54,27 @@ def assemble(
     return Assembly(run_file, Catalogue.scan()).assemble(plugins, training=training)
 
 
-def assemble_saved(settings: Path) -> tuple[RunConfig, Plugins]:
+def assemble_saved(settings: Path, *, trust: bool = False) -> tuple[RunConfig, Plugins]:
     """The run that a folder's ``run.json`` describes: ``ST_`` variables change nothing, ``{env:NAME}`` is filled in.
 
-    Raises ProblemsFound, for instance where a plugin is not installed any more.
+    trust: load plugins from files too; the folder may be of somebody else, who chose what they do. Raises
+    ProblemsFound, for instance where a plugin is not installed any more.
     """
+    if not trust:
+        _refuse_files(settings)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     return assemble(settings, environment=plain)
+
+
+def _refuse_files(settings: Path) -> None:
+    listed = read(settings).data.get("plugins")
+    files = [name for name in listed if isinstance(name, str) and is_local(name)] if isinstance(listed, list) else []
+    if files:
+        raise StError(
+            f"{str(settings)!r} names a plugin that is a file: {files[0]!r}",
+            why="loading it runs whatever is written there, and a saved run may come from somebody else",
+            fix="look at that file, then say --trust",
+        )
 
 
 STRATEGIES_IN_SECTIONS: dict[str, dict[str, str]] = {
