@@ -125,6 +125,8 @@ def _read_file(path: Path) -> RunFile:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RunFileUnreadable(_toml_message(path, str(error))) from error
+    except (RecursionError, ValueError) as error:
+        raise RunFileUnreadable(f"{path.name}: {_absurd(error)}.") from error
     origins = {location: Origin(f"{path.name}:{line}", line) for location, line in statement_lines(text).items()}
     return RunFile(path.name, data, origins)
 
@@ -132,13 +134,26 @@ def _read_file(path: Path) -> RunFile:
 def _read_json(path: Path, text: str) -> RunFile:
     try:
         data = json.loads(text, object_pairs_hook=_without_nulls)
+        # Halves of surrogate pairs can be written with an escape, and neither printed nor saved.
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise RunFileUnreadable(f"{path.name}:{error.lineno}: not JSON: {error.msg}.") from error
     except _KeyTwice as error:
         raise RunFileUnreadable(f"{path.name}: {error.args[0]!r} is given twice.") from error
+    except (RecursionError, ValueError) as error:
+        raise RunFileUnreadable(f"{path.name}: {_absurd(error)}.") from error
     if not isinstance(data, dict):
         raise RunFileUnreadable(f"{path.name}: a run file is an object of settings, not {type(data).__name__}.")
     return RunFile(path.name, data, {location: Origin(path.name) for location, _ in leaves(data)})
+
+
+def _absurd(error: Exception) -> str:
+    """What makes a text unreadable whose grammar is right."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair, which is no character"
+    return "it holds a number with thousands of digits"
 
 
 class _KeyTwice(Exception):
@@ -167,7 +182,7 @@ def _value(text: str) -> Any:
     """A value as TOML writes it (1e-4, true, [1, 2], "text"); anything else is text as it stands."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     value = parsed["value"]
     # Dates are TOML values but no setting is one; a second line would smuggle in a second key.

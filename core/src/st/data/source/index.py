@@ -15,7 +15,7 @@ from st.data.shape.fitting import Sizes
 from st.data.source.captions import CaptionRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,6 +75,7 @@ class Index:
         self.table, self.recipe, self.fits = table, recipe or CaptionRecipe(), fits
         self._keys, self._captions, self._extras = (_whole(table[name]) for name in ("key", "captions", "extras"))
         self._facts, self._kinds = _whole(table["facts"]), _numbers(table["kind"])
+        self._heights, self._widths = (_numbers(_whole(table[name])) for name in ("height", "width"))
         self._digests = np.zeros((len(table), 16), np.uint8)
         self._digested = np.zeros(len(table), np.bool_)
 
@@ -100,6 +101,10 @@ class Index:
 
     def key(self, row: int) -> str:
         return cast("str", self._keys[row].as_py())
+
+    def file_sizes(self, rows: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Heights and widths in pixels that these samples have in their files."""
+        return self._heights[rows], self._widths[rows]
 
     def keys(self, rows: slice) -> list[str]:
         """The keys of consecutive rows."""
