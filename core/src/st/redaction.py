@@ -52,6 +52,10 @@ class Redaction:
         return data
 
 
+PLAIN = Redaction()
+"""Of runs that took nothing from the environment."""
+
+
 def holds_credentials(address: str) -> bool:
     """Whether an address (``s3://KEY:SECRET@bucket``, ``https://x/y?token=...``) says who it is that asks."""
     return without_credentials(address) != address

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
-from st.redaction import Redaction
+from st.redaction import PLAIN, Redaction
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
 from st.report.fanout import Fanout
 from st.report.log.events import FILE, EventLog
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from st.report.stats import StepStats
     from st.report.tracker import Picture, RunInfo, Tracker
 
+PAGE_SHARE = 20
+"""How many times as long as writing the page took passes before it is written again."""
+
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
-
-PLAIN = Redaction()
-"""For runs that took nothing from the environment."""
 
 QUIET = frozenset({"caption", "checkpoint_removed"})
 """Kinds of notes that are for the page and the log, not for the terminal."""
@@ -91,6 +91,7 @@ class Report:
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
         self._log_broken = False
         self._thumbnails: Thumbnails | None = None
+        self._page_after = 0.0
         self._redaction = PLAIN
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
@@ -245,20 +246,28 @@ class Report:
         self._fanout.show(step, pictures)
         self.page()
 
-    def page(self) -> Path | None:
-        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written."""
-        if self._info is None:
+    def page(self, *, whole: bool = False) -> Path | None:
+        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written.
+
+        It takes longer as the log grows, so it is left out as long as it would take more than a twentieth of the time.
+        whole: not even then.
+        """
+        if self._info is None or (not whole and monotonic() < self._page_after):
             return None
         from st.report.page.page import write_page
         from st.report.page.page_samples import Thumbnails
 
         with self._page_lock:
             self._thumbnails = self._thumbnails or Thumbnails()
+            started = monotonic()
             try:
                 return write_page(self._info.directory, self._thumbnails)
             except OSError as error:
                 self._console.line(f"report.html could not be written: {error}", "warning")
                 return None
+            finally:
+                ended = monotonic()
+                self._page_after = ended + PAGE_SHARE * (ended - started)
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
@@ -271,7 +280,7 @@ class Report:
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
-        self.page()
+        self.page(whole=True)
         self._console.close()
         if self._log is not None:
             self._log.close()

@@ -89,6 +89,9 @@ class RunOptions(Options):
     """Number format that the denoiser computes in."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, mps or a name that torch knows."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits each time, which some devices do not by themselves. Slower there, and
+    an operation without such an algorithm stops the run."""
 
 
 class ValidatorOptions(Options):
@@ -121,6 +124,7 @@ class RunConfig:
     accumulate: int
     precision: Literal["fp32", "bf16", "fp16"]
     device: str
+    deterministic: bool
     model: Options
     adapter: Choice
     quantizer: Choice | None

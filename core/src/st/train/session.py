@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from st.errors import OutputUnwritable, StError
 from st.progress import Outcome
+from st.train.assembly import computing
 from st.train.finite import require_finite
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
@@ -282,6 +284,8 @@ def _measures(session: Session, predict: Predict) -> Iterator[Due]:
             sampler.build(sampler.options()),
             predict,
             weights=session.averaged,
+            within=partial(computing, run),
+            redaction=run.config.redaction,
             spread=run.ranks.spreads,
         )
 

@@ -62,6 +62,13 @@ def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     device = choose_device(config.device)
     if config.precision == "fp16" and device.type == "cpu":
         raise StError("precision = 'fp16': a CPU does not train in fp16", fix="set precision to 'bf16' or 'fp32'")
+    if device.type not in {"cpu", "meta"} and device.index is not None:
+        # What a library makes without naming a device belongs on this one too.
+        torch.accelerator.set_device_index(device.index)
+    if config.deterministic:
+        # Read when cuBLAS is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
     engine = plugins.registrar.lookup("engine", engine_name(config.ranks))
     ranks: Ranks = engine.build(device, config.ranks)
     return ranks

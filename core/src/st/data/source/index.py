@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -165,6 +166,19 @@ class Index:
                 if text not in seen:
                     seen.add(text)
                     yield text
+
+    def caption_parts(self, separator: str) -> dict[str, int]:
+        """How often each part of the captions that are trained on is there, without spaces around it."""
+        counts: Counter[str] = Counter()
+        if self.recipe.is_plain:
+            texts = pc.list_flatten(self._captions)
+        else:
+            texts = pa.array([text for row in range(len(self)) for text in self.captions(row)], pa.large_string())
+        for start in range(0, len(texts), _CHUNK):
+            parts = pc.list_flatten(pc.split_pattern(texts[start : start + _CHUNK], separator))
+            for one in pc.value_counts(pc.utf8_trim_whitespace(parts)):
+                counts[one["values"].as_py()] += one["counts"].as_py()
+        return counts
 
     def sizes(self) -> Sizes:
         """The columns that decide which size each sample gets."""

@@ -78,7 +78,10 @@ class OutputFolder:
 
     def settings(self) -> Mapping[str, Any] | None:
         """The settings that the folder's run was started with; None for a new folder."""
-        return self._read(SETTINGS, "it holds the settings that the run was started with")
+        settings = self._read(SETTINGS, "it holds the settings that the run was started with")
+        if settings is not None and not isinstance(settings.get("plugins", []), list):
+            raise CheckpointDamaged(f"{str(self.directory / SETTINGS)!r} is damaged: its plugins are no list")
+        return settings
 
     def open(self, settings: Mapping[str, Any], *, resume: bool, accepted: Sequence[str]) -> list[str]:
         """Check the settings against the folder's and store them; what changed, as lines for the report.
