@@ -57,7 +57,7 @@ PLAIN = Redaction()
 
 
 def holds_credentials(address: str) -> bool:
-    """Whether an address (``s3://KEY:SECRET@bucket``, ``https://x/y?token=...``) says who it is that asks."""
+    """Whether an address (``https://KEY:SECRET@host``, ``https://x/y?token=...``) says who it is that asks."""
     return without_credentials(address) != address
 
 

@@ -69,8 +69,7 @@ def sample(
     target = run / "samples" / name if out is None else _without_ending(out)
     facts = opened.config.redaction.data(recipe(shot, str(geometry), options.sampler))
     codec = opened.family.codec()
-    rate = codec.frames_per_second
-    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=codec.frames_per_second))
 
 
 def _facts(given: Iterable[str]) -> dict[str, str]:
