@@ -53,7 +53,8 @@ COMMANDS = {
     "cache prune": "FILE --dry-run --plugins --set --unused",
     "cache explain": "FILE SAMPLE --plugins --set",
     "sample": (
-        "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps --trust"
+        "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps "
+        "--trust"
     ),
     "adapter inspect": "FILE",
     "adapter convert": "FILE OUT --plugins --set --to",
