@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st.errors import ProblemsFound, StError
+from st.model.checkpoint.soundness import require_numbers
 from st.model.quantize.quantized import check_kept, quantize
-from st.model.soundness import require_numbers
 from st.report.stats import UpdateStats
 from st.train.parts.step import Step
 from st.train.saving.state import read_state

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from st.errors import RunFailed
-from st.model.soundness import nonfinite
+from st.model.checkpoint.soundness import nonfinite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

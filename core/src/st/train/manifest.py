@@ -28,7 +28,7 @@ def data_facts(encoded: Encoded) -> dict[str, Any]:
 
 def encoder_facts(config: RunConfig, family: ModelFamily[Any]) -> dict[str, str]:
     """What the frozen parts are that samples and prompts are encoded with: their fingerprints, by name."""
-    return {one.name: one.fingerprint for one in (family.codec(), *text_encoders(config, family))}
+    return {one.name: one.fingerprint for one in (family.codec(), *text_encoders(config.quantizer, family))}
 
 
 def require_same(folder: OutputFolder, facts: Mapping[str, Any], accepted: Sequence[str], report: Report) -> None:

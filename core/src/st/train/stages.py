@@ -15,7 +15,7 @@ import torch
 from st.data.shape.buckets import BatchShape, check_batches
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
 from st.model.adapters.references import references_read, unsuited
-from st.model.soundness import weights_digest
+from st.model.checkpoint.soundness import weights_digest
 from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report

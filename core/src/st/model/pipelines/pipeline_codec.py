@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from st.data.encoder import Input, LatentCodec
-from st.model.networks import load_component
+from st.model.checkpoint.networks import load_component
 
 if TYPE_CHECKING:
     import torch

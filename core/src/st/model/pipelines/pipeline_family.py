@@ -12,11 +12,11 @@ from pydantic import Field
 from st.errors import StError
 from st.importing import importing
 from st.model.checkpoint.checkpoint_folder import CheckpointFolder, read_json
+from st.model.checkpoint.networks import check_config, load_network
+from st.model.checkpoint.quiet import quietly
 from st.model.checkpoint.weights import Weights
 from st.model.family import ModelFamily
-from st.model.networks import check_config, load_network
 from st.model.pipelines.pipeline_codec import PipelineCodec
-from st.model.pipelines.quiet import quietly
 from st.options import Options
 
 if TYPE_CHECKING:

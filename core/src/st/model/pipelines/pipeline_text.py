@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
-from st.model.networks import load_component, load_tokenizer
-from st.model.pipelines.quiet import quietly
+from st.model.checkpoint.networks import load_component, load_tokenizer
+from st.model.checkpoint.quiet import quietly
 
 if TYPE_CHECKING:
     import torch

@@ -151,7 +151,7 @@ def _scaled(further: Mapping[str, Any], strength: float) -> dict[str, Any]:
 
 
 def _opened(kind: Any, folder: str) -> Any:
-    from st.model.networks import load_network
+    from st.model.checkpoint.networks import load_network
 
     if not Path(folder).is_dir():
         raise StError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from st import Encoder, GeometryRule, Input, Problem, StError
 from st.errors import ProblemsFound
-from st.model.networks import load_network
+from st.model.checkpoint.networks import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable

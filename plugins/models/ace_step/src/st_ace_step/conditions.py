@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from st import Encoder, StError
-from st.model.networks import load_tokenizer
+from st.model.checkpoint.networks import load_tokenizer
 
 if TYPE_CHECKING:
     import torch

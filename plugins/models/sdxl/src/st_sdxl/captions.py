@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from st import Encoder, Input
-from st.model.networks import load_tokenizer
+from st.model.checkpoint.networks import load_tokenizer
 
 if TYPE_CHECKING:
     import torch

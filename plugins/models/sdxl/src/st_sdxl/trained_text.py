@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from st.model.networks import check_config, load_component
+from st.model.checkpoint.networks import check_config, load_component
 
 if TYPE_CHECKING:
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder

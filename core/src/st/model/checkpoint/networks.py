@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
 from st.jsonfile import read_object
-from st.model.pipelines.quiet import quietly
+from st.model.checkpoint.quiet import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | Non
     import torch
     from safetensors import SafetensorError
 
-    from st.model.soundness import require_numbers
+    from st.model.checkpoint.soundness import require_numbers
 
     check_config(folder, what)
     chosen = variant if variant and any(f".{variant}." in path.name for path in folder.glob("*.safetensors")) else None
