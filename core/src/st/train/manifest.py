@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st.data.contents import contents_digest
+from st.data.source.contents import contents_digest
 from st.errors import Problem, ProblemsFound
 from st.model.quantize.quantizer import text_encoders
 
