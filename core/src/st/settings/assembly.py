@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from st.data.dataset import DatasetConfig
     from st.model.family import ModelFamily
+    from st.registrar import Registrar
 
 
 def assemble(
@@ -75,6 +76,17 @@ def _refuse_files(settings: Path) -> None:
             why="loading it runs whatever is written there, and a saved run may come from somebody else",
             fix="look at that file, then say --trust",
         )
+
+
+def registered(plugins: Sequence[str]) -> Registrar:
+    """What the core and these plugins bring, without a run. Raises ProblemsFound."""
+    assembly = Assembly(read(None, (), {}), Catalogue.scan())
+    names, _ = plugin_names((), plugins)
+    for name in assembly.activation.register(names):
+        assembly.catalogue.find(bare_name(name))
+    if assembly.reader.problems:
+        raise ProblemsFound(assembly.reader.problems)
+    return assembly.activation.registrar
 
 
 STRATEGIES_IN_SECTIONS: dict[str, dict[str, str]] = {
