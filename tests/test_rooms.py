@@ -10,7 +10,17 @@ from rooms import CORE, PICTURE, ROOT, drawn, floors, imports, modules, room_of,
 
 from st.plugins.builtin import MODULES
 
-GROUND = {"st.errors", "st.options", "st.randomness", "st.importing", "st.spelling", "st.notes", "st.progress"}
+GROUND = {
+    "st.errors",
+    "st.options",
+    "st.randomness",
+    "st.importing",
+    "st.installing",
+    "st.spelling",
+    "st.terminal",
+    "st.notes",
+    "st.progress",
+}
 MOST_FILES = 14
 
 

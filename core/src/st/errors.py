@@ -14,7 +14,7 @@ StError                     one clear message, no traceback; ``exit_code`` is wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class StError(Exception):
@@ -58,7 +58,15 @@ class ProblemsFound(StError):
 
 
 def _sentence(problem: Problem) -> str:
+    if problem.where and not _is_named(problem.where, problem.what):
+        return _sentence(replace(problem, where="", what=f"{problem.where}: {problem.what}"))
     return "\n  ".join(line for line in (problem.what, problem.why, problem.fix) if line)
+
+
+def _is_named(where: str, what: str) -> bool:
+    """Whether a sentence names the place: the last word of its path, whatever its case, in the plural or not."""
+    words = [word for word in where.split(".") if not word.isdecimal()]
+    return not words or words[-1].lower().removesuffix("s") in what.lower()
 
 
 class PluginError(StError):
@@ -111,3 +119,16 @@ class RankLost(StError):
     """Another process of the run ended, or did not come in time. ``st train`` shows that one's failure instead."""
 
     exit_code = 5
+
+
+class Blamed:
+    """A ``with`` that puts a note on whatever is raised in it. Nothing is caught."""
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(self.note)

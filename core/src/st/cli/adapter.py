@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames
 from st.errors import StError
 
@@ -31,14 +32,14 @@ def inspect(file: File) -> None:
     opened = open_adapter(file)
     updates = opened.updates.values()
     numbers = sum(one.down.numel() + one.up.numel() for one in updates)
-    typer.echo(f"{file}: {opened.kind} names, {len(updates)} layers, {numbers:,} weights, {_size(file)}")
-    typer.echo(f"precision  {_counted(str(one.down.dtype).removeprefix('torch.') for one in updates)}")
-    typer.echo(f"rank       {_counted(str(one.rank) for one in updates)}")
-    typer.echo(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
+    say(f"{file}: {opened.kind} names, {len(updates)} layers, {numbers:,} weights, {_size(file)}")
+    say(f"precision  {_counted(str(one.down.dtype).removeprefix('torch.') for one in updates)}")
+    say(f"rank       {_counted(str(one.rank) for one in updates)}")
+    say(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
     strongest = sorted(((norm(one), stem) for stem, one in opened.updates.items()), reverse=True)[:5]
-    typer.echo("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
+    say("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
     for key, value in sorted(opened.metadata.items()):
-        typer.echo(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
+        say(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
 
 
 def convert(
@@ -62,7 +63,7 @@ def convert(
     adapter = read_layout(tensors, metadata, formats.values())
     history = {key: value for key, value in metadata.items() if key != METADATA}
     write_layout(out, formats[to], adapter, history)
-    typer.echo(f"wrote {out}: {len(adapter[1].ranks)} layers")
+    say(f"wrote {out}: {len(adapter[1].ranks)} layers")
 
 
 def merge(
@@ -82,7 +83,7 @@ def merge(
     opened = [algebra.open_adapter(file) for file in files]
     updates = algebra.merge(opened, numbers)
     algebra.write_adapter(opened[0], out, updates)
-    typer.echo(f"wrote {out}: {len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}")
+    say(f"wrote {out}: {len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}")
 
 
 def resize(
@@ -96,7 +97,7 @@ def resize(
     resized = {stem: algebra.resize(one, rank) for stem, one in opened.updates.items()}
     algebra.write_adapter(opened, out, {stem: one for stem, (one, _) in resized.items()})
     kept = [share for _, share in resized.values()]
-    typer.echo(
+    say(
         f"wrote {out}: {len(kept)} layers keep {sum(kept) / len(kept):.1%} of their strength, {min(kept):.1%} the least"
     )
 
@@ -144,11 +145,11 @@ def diff(
     apart = sorted(((algebra.distance(one.updates[stem], other.updates[stem]), stem) for stem in both), reverse=True)
     for file, left in ((first, one.updates.keys() - set(both)), (second, other.updates.keys() - set(both))):
         for stem in sorted(left):
-            typer.echo(f"only in {file}: {stem}")
+            say(f"only in {file}: {stem}")
     same = sum(size <= 1e-6 for size, _ in apart)
     for size, stem in apart[: len(apart) - same]:
-        typer.echo(f"{size:9.4g}  {stem}")
-    typer.echo(f"{same} of {len(both)} layers that both have are the same")
+        say(f"{size:9.4g}  {stem}")
+    say(f"{same} of {len(both)} layers that both have are the same")
 
 
 def _refuse_existing(out: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def check(
         except StError as error:
             found = failure(error, dataset.name)
         for line in lines(found, 10**9 if all_ else 20):
-            typer.echo(line)
+            say(line)
         failed |= bool(found.failures)
     if failed:
         raise typer.Exit(1)
@@ -79,7 +80,7 @@ def show(
     sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
-    typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
+    say(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
 
 
 def _parts(active: "Plugins", dataset: "DatasetConfig") -> tuple["DataBackend", list[Any]]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from st.cli.printing.say import say
+
 
 def sample(
     run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)],
@@ -37,7 +39,7 @@ def sample(
     from st.train.assembly import predictor
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
-    from st.train.validation.validation import references_shown
+    from st.train.validation.validation import capped, references_shown
 
     try:
         sizes = [parse_size(size)] if size else []
@@ -48,7 +50,7 @@ def sample(
     asked = PromptOptions(prompt=prompt, **told)
     opened, plugins = open_run(run, checkpoint)
     options = opened.config.validation
-    (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
+    (shot,) = shots([asked], sizes or options.sizes()[:1], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
@@ -57,6 +59,7 @@ def sample(
     geometry = renderer.geometry(shot, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([shot], encoders)
+    _warn(capped(opened, shot, geometry))
     encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
         ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
@@ -67,7 +70,12 @@ def sample(
     facts = recipe(shot, str(geometry), options.sampler)
     codec = opened.family.codec()
     rate = codec.frames_per_second
-    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+    say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+
+
+def _warn(sentence: str) -> None:
+    if sentence:
+        say(f"warning: {sentence}", err=True)
 
 
 def _facts(given: Iterable[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pluggy
 import st
 from st import hookspecs
 from st.data.backend import BACKEND
-from st.errors import PluginError, StError
+from st.errors import Blamed, PluginError, StError
 from st.plugins.builtin import Builtin
 from st.plugins.catalogue import Catalogue, Installed, Kind, split_kind
 from st.plugins.loading import at_border, check_class, is_local, load, load_local
@@ -44,6 +44,11 @@ class Active:
     version: str
     instance: Any
     options: Options | None = None
+
+    @property
+    def label(self) -> str:
+        """``plugin 'old' (st-old 0.2)``"""
+        return Installed(self.name, self.kind, self.distribution, self.version, "", st.API[0]).label
 
     @classmethod
     def of(cls, plugin: Installed, instance: Any, options: Options | None = None) -> Active:
@@ -73,12 +78,21 @@ class Plugins:
         return {plugin.name: plugin.instance for plugin in self.active if plugin.kind == "trackers"}
 
     def answers(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
-        """(plugin name, answer) of each active plugin that has one, in the order of the plugin list."""
-        implementations = reversed(getattr(self.pm.hook, hook).get_hookimpls())
-        asked = (
-            (one.plugin_name, one.function(*(arguments[name] for name in one.argnames))) for one in implementations
-        )
-        return [(name, answer) for name, answer in asked if answer is not None]
+        """(plugin name, answer) of each active plugin that has one, in the order of the plugin list.
+
+        What a plugin raises comes through with a note of whose it is.
+        """
+        implementations = getattr(self.pm.hook, hook).get_hookimpls()
+        if implementations and _is_traced():
+            _trace(hook, implementations, arguments)
+        labels = {plugin.name: plugin.label for plugin in self.active}
+        found = []
+        for one in reversed(implementations):
+            with Blamed(f"{labels[one.plugin_name]} failed in {hook}"):
+                answer = one.function(*(arguments[name] for name in one.argnames))
+            if answer is not None:
+                found.append((one.plugin_name, answer))
+        return found
 
     def stateful(self) -> list[tuple[str, Any]]:
         """(name, plugin) of each plugin with a state for checkpoints: it has state_dict and load_state_dict."""
@@ -98,6 +112,10 @@ class Plugins:
         }
 
 
+def _is_traced() -> bool:
+    return os.environ.get("ST_TRACE_HOOKS", "0") not in {"", "0"}
+
+
 def hook_manager(plugins: Iterable[tuple[str, object]]) -> pluggy.PluginManager:
     """A pluggy manager that asks these plugins, by name, in this order."""
     pm = pluggy.PluginManager("st")
@@ -106,7 +124,7 @@ def hook_manager(plugins: Iterable[tuple[str, object]]) -> pluggy.PluginManager:
     for name, instance in reversed(list(plugins)):
         pm.register(instance, name)
     pm.check_pending()
-    if os.environ.get("ST_TRACE_HOOKS", "0") not in {"", "0"}:
+    if _is_traced():
         pm.add_hookcall_monitoring(_trace, lambda outcome, hook_name, hook_impls, kwargs: None)
     return pm
 

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -16,19 +17,25 @@ from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
 from st.report.fanout import Fanout
+from st.report.log.duration import duration
 from st.report.log.events import FILE, EventLog
 from st.report.readings import Readings, Spoiled
 from st.report.slowdown import SlowDown
+from st.report.stillness import FIRST_STEPS, Stillness
 
 if TYPE_CHECKING:
     from st.progress import Outcome, Progress
     from st.report.page.page_samples import Thumbnails
     from st.report.readings import Mean
     from st.report.stats import StepStats
+    from st.report.stillness import Reason
     from st.report.tracker import Picture, RunInfo, Tracker
 
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
+
+PAGE_SECONDS, PAGE_SHARE = 20.0, 0.02
+"""Seconds between two writings of the page beside a run, and how much of the run's time they may take."""
 
 QUIET = frozenset({"caption", "checkpoint_removed"})
 """Kinds of notes that are for the page and the log, not for the terminal."""
@@ -50,14 +57,16 @@ class ReportOptions(Options):
 class Stage:
     """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe."""
 
-    def __init__(self, name: str, total: int, console: Console) -> None:
+    def __init__(self, name: str, total: int, console: Console, advanced: Callable[[], None]) -> None:
+        """advanced: called after each piece of work."""
         self.name, self.total, self.done = name, total, 0
-        self._console, self._lock = console, threading.Lock()
+        self._console, self._lock, self._advanced = console, threading.Lock(), advanced
 
     def advance(self, n: int = 1) -> None:
         with self._lock:
             self.done += n
         self._console.stage(self.name, self.done, self.total)
+        self._advanced()
 
 
 class Report:
@@ -77,12 +86,16 @@ class Report:
         self._mean = mean
         self._readings = Readings(mean=mean)
         self._slow_down = SlowDown()
+        self._stillness = Stillness(_no_reason)
+        self._due = 0
         self._step = 0
         self._failure: RunFailed | None = None
         self._checkpoints: dict[int, str] = {}
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._clock = _LoopClock()
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
+        self._opened = monotonic()
+        self._page_due, self._page_every = self._opened, PAGE_SECONDS
         self._log_broken = False
         self._thumbnails: Thumbnails | None = None
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
@@ -142,6 +155,8 @@ class Report:
                 with self._lock:
                     self._checkpoints[step] = str(directory)
             self.page()
+        else:
+            self._refresh()
 
     def warn(self, text: str) -> None:
         """Note something that may not be what was meant."""
@@ -159,7 +174,7 @@ class Report:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show the progress of ``total`` pieces of work: ``with report.stage("encoding latents", 480) as stage``."""
-        stage = Stage(name, total, self._console)
+        stage = Stage(name, total, self._console, self._refresh)
         started = monotonic()
         with self.pause(name), self._doing(name):
             try:
@@ -177,24 +192,38 @@ class Report:
         with self._clock.pause(name):
             yield
 
-    def start(self, trackers: Mapping[str, Tracker], *, step: int, total: int, ranks: int = 1) -> None:
-        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks."""
+    def start(
+        self,
+        trackers: Mapping[str, Tracker],
+        *,
+        step: int,
+        total: int,
+        ranks: int = 1,
+        reason: Reason | None = None,
+    ) -> None:
+        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks.
+
+        reason: asked, on every rank at once, why all gradients of some steps are zero; given their mean loss.
+        """
         self._readings = Readings(ranks, self._mean)
+        self._stillness = Stillness(reason or _no_reason)
+        self._due = min(self.options.every, FIRST_STEPS)
         self._step = step
         self._write_dropped()
         self._write("train", step=step, total=total, trackers=list(trackers))
         if self._info is not None:
             self._fanout = Fanout(trackers, self.warn)
-            self._fanout.start(self._info)
+            self._fanout.start(replace(self._info, step=step))
             self._console.begin(step, total)
         self._clock.start()
 
     def step(self, progress: Progress, stats: StepStats) -> None:
-        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only."""
+        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only,
+        the first time after ten steps at most."""
         self._step = progress.step
         self._readings.add(progress, stats)
         self._console.advance(progress.step)
-        if len(self._readings) >= self.options.every:
+        if len(self._readings) >= self._due:
             self.read()
 
     def read(self, *, alone: bool = False) -> None:
@@ -204,7 +233,7 @@ class Report:
         """
         if not len(self._readings):
             return
-        count = len(self._readings)
+        count, self._due = len(self._readings), self.options.every
         seconds, paused = self._clock.lap()
         reading = self._readings.read(seconds, alone=alone)
         self._write(
@@ -213,10 +242,13 @@ class Report:
         self._fanout.log(reading.step, reading.metrics)
         self._console.show(reading.step, reading.metrics)
         slow = self._slow_down.see(reading.metrics) if self._info is not None else None
-        if slow is not None:
-            self.warn(slow)
+        # Ranks that are gone cannot be asked together.
+        still = None if alone and self._mean is not None else self._stillness.see(reading)
+        for sentence in filter(None, (slow, still)):
+            self.warn(sentence)
         if reading.spoiled is not None and self._failure is None:
             self._failure = self._failed(reading.spoiled)
+        self._refresh()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log further numbers of a step: evaluation losses, scores."""
@@ -237,22 +269,36 @@ class Report:
         from st.report.page.page import write_page
         from st.report.page.page_samples import Thumbnails
 
-        with self._page_lock:
+        with self._page_lock, self.pause("report"):
             self._thumbnails = self._thumbnails or Thumbnails()
+            started = monotonic()
             try:
-                return write_page(self._info.directory, self._thumbnails)
+                return write_page(self._info.directory, self._thumbnails, every=self._page_every)
             except OSError as error:
                 self._console.line(f"report.html could not be written: {error}", "warning")
                 return None
+            finally:
+                now = monotonic()
+                self._page_every = max(PAGE_SECONDS, (now - started) / PAGE_SHARE)
+                self._page_due = now + self._page_every
+
+    def _refresh(self) -> None:
+        """Rewrite the page where that is due; a run is so seen from its first seconds on."""
+        if self._info is not None and monotonic() >= self._page_due:
+            self.page()
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
         self.read(alone=True)
+        if (still := self._stillness.end()) is not None:
+            self.warn(still)
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
-        self.page()
+        page = self.page()
         self._console.close()
+        if page is not None:
+            self._console.line(self._ending(outcome, page), "end")
         if self._log is not None:
             self._log.close()
 
@@ -265,6 +311,14 @@ class Report:
             if not self._log_broken:
                 self._console.line(f"{error}; events are lost until it can", "error")
             self._log_broken = True
+
+    def _ending(self, outcome: Outcome, page: Path) -> str:
+        """How long this start of the run took, where its report is, and how to go on."""
+        with self._lock:
+            saved = bool(self._checkpoints)
+        more = {"finished": "; to train on: --resume with more steps", "interrupted": "; to go on: --resume"}
+        on = more.get(outcome.value, "; to go on from the last checkpoint: --resume") if saved else ""
+        return f"{outcome.value} after {duration(monotonic() - self._opened)}; report: {page}{on}"
 
     def _write_dropped(self) -> None:
         with self._lock:
@@ -282,6 +336,10 @@ class Report:
             why=f"it was computed on {keys}",
             fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
         )
+
+
+def _no_reason(loss: float) -> str:
+    return "it is not known why"
 
 
 class _LoopClock:

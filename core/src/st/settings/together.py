@@ -23,7 +23,7 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
         adapter = config.adapter.build(config.adapter.options)
         found += _unsuited_references(config, references_read(plugins.family, adapter))
     found += splitting_problems(config, plugins.registrar)
-    for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):
+    for _, answer in plugins.answers("st_check", config=config, family=plugins.family):
         found += answer
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from st.importing import importing
@@ -23,6 +24,7 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         from st.train import stages
         from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
         from st.train.loop import train
+        from st.train.motion import why_still
 
     ranks = stages.start_ranks(config, plugins)
     with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
@@ -40,7 +42,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             step = session.guarded(build_step(run, learner, plugins))
             stages.describe(session, encoded[0])
             trackers = plugins.trackers if ranks.main else {}
-            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
+            reason = partial(why_still, run)
+            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size, reason=reason)
             session.measure_start(predictor(run))
             with ranks.doing("training"):
                 outcome = train(run, step, iter(loader), session.announce())

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import StError
+from st.errors import Blamed, StError
 from st.progress import Outcome
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
@@ -63,7 +63,7 @@ class Session:
         run = self.run
         self.loader.consumed(run.progress)
         run.report.step(run.progress, stats)
-        self.plugins.pm.hook.st_step_end(run=run, stats=stats)
+        self.plugins.answers("st_step_end", run=run, stats=stats)
         if run.report.failure is not None:
             raise run.report.failure
         every = run.config.checkpoint.every
@@ -159,7 +159,8 @@ class Session:
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
         for name, plugin in self.plugins.stateful():
-            states[f"plugin-{name}"] = snapshot(plugin.state_dict())
+            with Blamed(f"plugin {name!r} failed in state_dict"):
+                states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
 
     def restore(self, step: int) -> None:
@@ -181,7 +182,11 @@ class Session:
         if learner.scaler is not None:
             learner.scaler.load_state_dict(_optional(directory, "scaler", "precision"))
         for name, plugin in self.plugins.stateful():
-            plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
+            # A tracker may join a run at any time; others must have been there.
+            if name in self.plugins.trackers and not (directory / f"plugin-{name}.json").exists():
+                continue
+            with Blamed(f"plugin {name!r} failed in load_state_dict"):
+                plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         self.saved_at = run.progress.step
         run.report.note(f"resumed at step {step}", kind="resumed", step=step)
 
@@ -191,7 +196,7 @@ class Session:
 
     def announce_saved(self, checkpoint: Checkpoint) -> None:
         """Tell plugins that a checkpoint is complete; called from the thread that wrote it."""
-        self.plugins.pm.hook.st_checkpoint_saved(run=self.run, checkpoint=checkpoint)
+        self.plugins.answers("st_checkpoint_saved", run=self.run, checkpoint=checkpoint)
 
     def finish(self, outcome: Outcome) -> None:
         """The last checkpoint, and for a finished run the last measurement."""

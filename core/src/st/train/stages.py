@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import random
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +12,9 @@ import numpy
 import pyarrow as pa
 import torch
 
-from st.data.shape.buckets import BatchShape, check_batches
+from st.data.shape.buckets import BatchShape
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
+from st.importing import quiet_libraries
 from st.model.adapters.references import references_read, unsuited
 from st.progress import Outcome
 from st.randomness import Draws, keyed
@@ -24,6 +23,7 @@ from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.history import history
 from st.train.parts.run import Run
+from st.train.preflight import check_files, check_shapes
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
 from st.train.saving.saver import Saver
@@ -49,13 +49,7 @@ if TYPE_CHECKING:
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     """The engine of this process, with every source of random numbers seeded."""
-    # Read when these libraries are imported; what they warn of is upstream's own, and would tear the progress bar.
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    # What libraries import on their way logs to nobody, which python would print, and to torch's own handler.
-    if logging.lastResort is not None:
-        logging.lastResort.setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    quiet_libraries()
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -98,12 +92,13 @@ def opened(
         raise _out_of_memory(config, error) from error
     except RuntimeError as error:
         lost = ranks.lost(error)
-        report.finish(Outcome.FAILED, str(lost or error) or type(error).__name__)
+        notes = getattr(error, "__notes__", ())
+        report.finish(Outcome.FAILED, "\n".join([str(lost or error) or type(error).__name__, *notes]))
         if lost is None:
             raise
         raise lost from error
     except BaseException as error:
-        report.finish(Outcome.FAILED, str(error) or type(error).__name__)
+        report.finish(Outcome.FAILED, "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())]))
         raise
     finally:
         ranks.close(clean=clean)
@@ -129,9 +124,11 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 
 
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
-    """List, transform and bucket every data set; what was dropped is in the report."""
+    """List, transform and bucket every data set, once the model's files are known to be there; what was dropped is in
+    the report."""
     from st.data.sets.prepare import prepare
 
+    check_files(plugins.family)
     backends = [
         plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
         for dataset in config.datasets
@@ -165,7 +162,10 @@ def open_cache_store(config: RunConfig) -> Store:
 def encode(
     config: RunConfig, plugins: Plugins, sets: Sequence[PreparedSet], ranks: Ranks, report: Report
 ) -> tuple[Encoded, Cache]:
-    """Fill the cache with what training and validation need, one encoder in memory at a time."""
+    """Fill the cache with what training and validation need, one encoder in memory at a time.
+
+    What would stop training later is looked for first: encoding may take hours.
+    """
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
@@ -173,6 +173,7 @@ def encode(
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
 
+    check_shapes(sets, config, ranks.size)
     options = config.cache
     cache = Cache(
         open_cache_store(config),
@@ -217,15 +218,12 @@ def build_loader(
     from st.data.feed.loader import Loader
 
     found, cache = encoded
-    shape = BatchShape(config.batch, ranks.size, config.accumulate)
-    for one in found.sets:
-        if one.config.options.role == "train":
-            check_batches(one.name, one.config.options, one.buckets, shape)
+    check_shapes(found.sets, config, ranks.size)
     return Loader(
         found,
         cache,
         family.collate,
-        shape=shape,
+        shape=BatchShape(config.batch, ranks.size, config.accumulate),
         rank=ranks.rank,
         seed=config.seed,
         device=ranks.device,
@@ -262,7 +260,7 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
         draws=_draws(config.seed, ranks.device),
         total_steps=config.steps or loader.steps(config.epochs or 0),
     )
-    plugins.pm.hook.st_denoiser_loaded(run=run)
+    plugins.answers("st_denoiser_loaded", run=run)
     return run
 
 
@@ -306,16 +304,17 @@ def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder
             outcome = told[0] if told else Outcome.FAILED
             loader.close()
             saver.close()
-            plugins.pm.hook.st_run_end(run=run, outcome=outcome)
+            plugins.answers("st_run_end", run=run, outcome=outcome)
             if told:
                 run.report.finish(outcome)
 
 
 def describe(session: Session, encoded: Encoded) -> None:
-    """Write the run's manifest: settings, versions, seed and a digest of the data."""
+    """Write the run's settings, which it has gone on with, and its manifest: versions, seed, a digest of the data."""
     run = session.run
     if not run.ranks.main:
         return
+    session.folder.record(run.config.plain())
     session.folder.describe(
         {
             "settings": run.config.plain(),

@@ -53,5 +53,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         draws=lambda batch: Draws(0, batch.indices, CPU),
         total_steps=10,
     )
+    # Its weights are those of a run that has begun.
+    assembled.progress.step = 3
     yield assembled
     assembled.report.finish(Outcome.FINISHED)

@@ -12,7 +12,7 @@ from st.data.digest import digest_of_file
 from st.data.media.media_reader import reader_of
 from st.data.media.picture import decode_mask
 from st.data.sets.prepare import check_unreadable, prepare_set, with_references
-from st.data.shape.buckets import check_batches
+from st.data.shape.buckets import check_batches, in_buckets
 from st.errors import DataUnusable, SampleUnreadable
 from st.report.console import NoConsole
 from st.report.report import Report, ReportOptions
@@ -167,7 +167,7 @@ def lines(found: Findings, listed: int = 20) -> Iterator[str]:
     one = found.prepared
     if one is not None:
         url = one.config.options.url
-        yield f"data set {found.name!r} ({url}): {len(one.index)} samples in {len(one.buckets)} buckets"
+        yield f"data set {found.name!r} ({url}): {in_buckets(len(one.index), one.buckets)}"
         most = max(len(bucket) for bucket in one.buckets)
         for bucket in one.buckets:
             bar = "#" * max(1, round(40 * len(bucket) / most))

@@ -10,6 +10,7 @@ import numpy as np
 from st.data.geometry import Geometry
 from st.data.shape.fitting import aspect_of
 from st.errors import DataUnusable
+from st.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,6 +128,11 @@ def cyclic_layout(count: int, shape: BatchShape) -> list[NDArray[np.int64]]:
     total = -(-count * passes // effective) * effective
     share = total // shape.ranks
     return [np.arange(rank * share, (rank + 1) * share, dtype=np.int64) % count for rank in range(shape.ranks)]
+
+
+def in_buckets(samples: int, buckets: Sequence[Bucket]) -> str:
+    """``72 samples in 3 buckets``"""
+    return f"{counted(samples, 'sample')} in {counted(len(buckets), 'bucket')}"
 
 
 def histogram(buckets: Sequence[Bucket]) -> list[tuple[str, float, int]]:
