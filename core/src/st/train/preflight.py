@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.errors import Problem, ProblemsFound, StError
 from st.model.family import KnowsItsFiles
+from st.train.sources import data_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,12 +84,8 @@ def _listed(config: RunConfig, plugins: Plugins) -> tuple[PreparedSet, ...]:
     from st.data.sets.prepare import prepare
     from st.report.report import Report
 
-    backends = [
-        plugins.registrar.lookup("backend", one.scheme).build(one.options.url, one.backend) for one in config.datasets
-    ]
-    transforms = [
-        [answer for _, answer in plugins.answers("st_sample_transform", dataset=one)] for one in config.datasets
-    ]
+    parts = [data_parts(plugins, dataset) for dataset in config.datasets]
+    backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     return prepare(
         config.datasets,
         backends,

@@ -127,15 +127,11 @@ def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[Prep
     """List, transform and bucket every data set, once the model's files are known to be there; what was dropped is in
     the report."""
     from st.data.sets.prepare import prepare
+    from st.train.sources import data_parts
 
     check_files(plugins.family)
-    backends = [
-        plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
-        for dataset in config.datasets
-    ]
-    transforms = [
-        [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
-    ]
+    parts = [data_parts(plugins, dataset) for dataset in config.datasets]
+    backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
     rule = plugins.family.geometry
     return prepare(
@@ -169,6 +165,7 @@ def encode(
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
+    from st.data.sets.remarks import report_rates
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
@@ -183,8 +180,6 @@ def encode(
     )
     family = plugins.family
     adapter = config.adapter.build(config.adapter.options)
-    if problems := adapter.problems(family):
-        raise ProblemsFound(problems)
     read = references_read(family, adapter)
     for one in sets:
         if problem := unsuited(f"data set {one.name!r}", len(one.references), read):
@@ -195,6 +190,7 @@ def encode(
     check_facts(config.validation.shots() if config.validation.every else (), encoders)
     if ranks.main:
         report_overlong(sets, encoders, report)
+        report_rates(sets, family.codec(), report)
     encoded = fill(
         sets,
         family.codec(),

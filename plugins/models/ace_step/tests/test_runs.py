@@ -93,9 +93,7 @@ def test_previews_are_sounds_of_the_promised_length_that_the_page_plays(train: C
 
     files = sorted((done.directory / "samples").rglob("*.wav"))
     assert [f"{one.parent.name}/{one.name}" for one in files] == [
-        f"{folder}/{name}.wav"
-        for folder in ("base", "step-00000002")
-        for name in ("a-choir-1s", "calm-piano-1.5s")
+        f"{folder}/{name}.wav" for folder in ("base", "step-00000002") for name in ("a-choir-1s", "calm-piano-1.5s")
     ]
     for file in files:
         sound = soundfile.info(file)

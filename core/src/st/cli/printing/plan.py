@@ -41,6 +41,8 @@ def print_plan(config: RunConfig, plugins: Plugins, found: Preflight) -> None:
     print_table(("setting", "value", "from"), changed, "Settings that are not at their defaults")
     if found.elsewhere:
         say(f"Not looked at, because they are not on this machine or are paired: {', '.join(found.elsewhere)}")
+    for one in config.adapter.build(config.adapter.options).caveats(plugins.family):
+        say(f"Note: {one}")
     print("Nothing was loaded and nothing was written. All settings: st config show")
 
 
