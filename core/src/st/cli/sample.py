@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from st.cli.printing.say import say
+
 
 def sample(
     run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)],
@@ -34,23 +36,20 @@ def sample(
     from st.model.adapters.references import references_read, unsuited
     from st.model.quantize.quantizer import text_encoders
     from st.report.files.picture_files import save_picture
-    from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, shots, texts
+    from st.report.rendering.prompts import PromptOptions, check_facts, recipe, shots, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
     from st.train.assembly import computing, predictor
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
-    from st.train.validation.validation import references_shown
+    from st.train.validation.validation import capped, references_shown
 
-    try:
-        sizes = [parse_size(size)] if size else []
-    except ValueError as error:
-        raise StError(f"--size: {error}") from error
+    sizes = _sizes(size)
     told: dict[str, Any] = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
     told |= {"seconds": seconds or None, "references": tuple(reference or ()), "facts": _facts(fact or ())}
     asked = PromptOptions(prompt=prompt, **told)
     opened, plugins = open_run(run, checkpoint, trust=trust)
     options = opened.config.validation
-    (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
+    (shot,) = shots([asked], sizes or options.sizes()[:1], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
@@ -60,6 +59,7 @@ def sample(
     geometry = renderer.geometry(shot, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([shot], encoders)
+    _warn(capped(opened, shot, geometry))
     encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
         ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
@@ -69,7 +69,23 @@ def sample(
     target = run / "samples" / name if out is None else _without_ending(out)
     facts = opened.config.redaction.data(recipe(shot, str(geometry), options.sampler))
     codec = opened.family.codec()
-    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=codec.frames_per_second))
+    rate = codec.frames_per_second
+    say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+
+
+def _sizes(size: str) -> list[tuple[int, int]]:
+    from st.errors import StError
+    from st.report.rendering.prompts import parse_size
+
+    try:
+        return [parse_size(size)] if size else []
+    except ValueError as error:
+        raise StError(f"--size: {error}") from error
+
+
+def _warn(sentence: str) -> None:
+    if sentence:
+        say(f"warning: {sentence}", err=True)
 
 
 def _facts(given: Iterable[str]) -> dict[str, str]:

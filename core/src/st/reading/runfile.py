@@ -112,11 +112,21 @@ def read(path: Path | None, overrides: Sequence[str] = (), environment: Mapping[
 
 def _read_file(path: Path) -> RunFile:
     try:
-        text = path.read_text(encoding="utf-8")
+        written = path.read_bytes()
+        # Editors of some systems begin a file with a byte order mark.
+        text = written.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise RunFileUnreadable(f"there is no run file {str(path)!r}.", why=f"Looked for {path.absolute()}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFileUnreadable(f"the run file {str(path)!r} cannot be read: {error}") from error
+    except IsADirectoryError:
+        what = f"{str(path)!r} is a folder, not a run file."
+        files = sorted(file.name for file in path.glob("*.toml"))
+        raise RunFileUnreadable(what, fix=f"Name a file in it: {path / files[0]}" if files else "") from None
+    except UnicodeDecodeError as error:
+        line = written.count(b"\n", 0, error.start) + 1
+        what = f"{path.name}:{line}: not UTF-8: the byte {error.object[error.start]:#04x} is none of its letters."
+        raise RunFileUnreadable(what, fix="Save the file as UTF-8.") from error
+    except OSError as error:
+        raise RunFileUnreadable(f"the run file {str(path)!r} cannot be read: {error.strerror or error}") from error
     if path.suffix == ".json":
         return _read_json(path, text)
     if path.suffix != ".toml":

@@ -48,6 +48,11 @@ class Reading:
     metrics: Mapping[str, float]
     spoiled: Spoiled | None
 
+    @property
+    def first(self) -> int:
+        """The first of the steps."""
+        return self.step - len(self.losses) + 1
+
 
 class Readings:
     """Holds the stats of the steps since the last reading; their tensors are read by ``read`` only."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -18,20 +17,20 @@ from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
 from st.redaction import PLAIN, Redaction
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
-from st.report.fanout import Audience, Fanout, attempt
+from st.report.fanout import Audience, Fanout
+from st.report.log.duration import duration
 from st.report.log.events import FILE, EventLog
+from st.report.pages import PROGRESS_SECONDS, Pages, Stage
 from st.report.readings import Readings, Spoiled
 from st.report.slowdown import SlowDown
+from st.report.stillness import FIRST_STEPS, Stillness
 
 if TYPE_CHECKING:
     from st.progress import Outcome, Progress
-    from st.report.page.page_samples import Thumbnails
     from st.report.readings import Mean
     from st.report.stats import StepStats
+    from st.report.stillness import Reason
     from st.report.tracker import Picture, RunInfo, Tracker
-
-PAGE_SHARE = 20
-"""How many times as long as writing the page took passes before it is written again."""
 
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
@@ -51,24 +50,6 @@ class ReportOptions(Options):
     """Seconds between two plain lines of progress."""
     tracker_seconds: float = Field(default=30.0, ge=0)
     """Seconds that trackers get to finish after the run; one that hangs is then left behind."""
-
-
-PROGRESS_SECONDS = 0.2
-"""Between two events of the progress of one stage, to those who listen."""
-
-
-class Stage:
-    """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe. advanced: told of the work."""
-
-    def __init__(self, name: str, total: int, advanced: Callable[[Stage], None]) -> None:
-        self.name, self.total, self.done = name, total, 0
-        self.told = 0.0
-        self._advanced, self._lock = advanced, threading.Lock()
-
-    def advance(self, n: int = 1) -> None:
-        with self._lock:
-            self.done += n
-        self._advanced(self)
 
 
 class Report:
@@ -91,16 +72,18 @@ class Report:
         self._mean = mean
         self._readings = Readings(mean=mean)
         self._slow_down = SlowDown()
+        self._stillness = Stillness(_no_reason)
+        self._due = 0
         self._step = 0
         self._spoiled: Spoiled | None = None
         self._checkpoints: set[int] = set()
         self._skipped = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._clock = _LoopClock()
-        self._lock, self._page_lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._opened = monotonic()
+        self._pages: Pages | None = None
         self._log_broken = False
-        self._thumbnails: Thumbnails | None = None
-        self._page_after = 0.0
         self._redaction = PLAIN
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
@@ -129,7 +112,7 @@ class Report:
         console = open_console(options.console, options.line_seconds)
         report = cls(options, EventLog(info.directory / FILE), console, mean)
         report._doing, report._redaction = doing, redaction
-        report._info = info
+        report._info, report._pages = info, Pages(info.directory, console)
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
         )
@@ -164,6 +147,8 @@ class Report:
                 self._checkpoints.add(step)
         if kind == "checkpoint":
             self.page()
+        else:
+            self._refresh()
 
     def warn(self, text: str) -> None:
         """Note something that may not be what was meant."""
@@ -211,24 +196,38 @@ class Report:
         with self._clock.pause(name):
             yield
 
-    def start(self, trackers: Mapping[str, Tracker], *, step: int, total: int, ranks: int = 1) -> None:
-        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks."""
+    def start(
+        self,
+        trackers: Mapping[str, Tracker],
+        *,
+        step: int,
+        total: int,
+        ranks: int = 1,
+        reason: Reason | None = None,
+    ) -> None:
+        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks.
+
+        reason: asked, on every rank at once, why all gradients of some steps are zero; given their mean loss.
+        """
         self._readings = Readings(ranks, self._mean)
+        self._stillness = Stillness(reason or _no_reason)
+        self._due = min(self.options.every, FIRST_STEPS)
         self._step = step
         self._write_dropped()
         self._write("train", step=step, total=total, trackers=list(trackers))
         if self._info is not None:
             self._fanout = Fanout(trackers, self.warn)
-            self._fanout.start(self._info)
+            self._fanout.start(replace(self._info, step=step))
             self._console.begin(step, total)
         self._clock.start()
 
     def step(self, progress: Progress, stats: StepStats) -> None:
-        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only."""
+        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only,
+        the first time after ten steps at most."""
         self._step = progress.step
         self._readings.add(progress, stats)
         self._console.advance(progress.step)
-        if len(self._readings) >= self.options.every:
+        if len(self._readings) >= self._due:
             self.read()
 
     def read(self, *, alone: bool = False) -> None:
@@ -238,7 +237,7 @@ class Report:
         """
         if not len(self._readings):
             return
-        count = len(self._readings)
+        count, self._due = len(self._readings), self.options.every
         seconds, paused = self._clock.lap()
         reading = self._readings.read(seconds, alone=alone)
         self._write(
@@ -247,10 +246,13 @@ class Report:
         self._fanout.log(reading.step, reading.metrics)
         self._console.show(reading.step, reading.metrics)
         slow = self._slow_down.see(reading.metrics) if self._info is not None else None
-        if slow is not None:
-            self.warn(slow)
+        # Ranks that are gone cannot be asked together.
+        still = None if alone and self._mean is not None else self._stillness.see(reading)
+        for sentence in filter(None, (slow, still)):
+            self.warn(sentence)
         self._skipped += int(reading.metrics.get("skipped_steps", 0))
         self._spoiled = self._spoiled or reading.spoiled
+        self._refresh()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log further numbers of a step: evaluation losses, scores."""
@@ -270,27 +272,24 @@ class Report:
     def page(self, *, whole: bool = False) -> Path | None:
         """Rewrite ``report.html`` from the event log; its path, or None where nothing is written.
 
-        It takes longer as the log grows, so it is left out as long as it would take more than a twentieth of the time.
-        whole: not even then.
+        It takes longer as the log grows, so it is left out as long as it would take too much of the time. whole: not
+        even then.
         """
-        if self._info is None or (not whole and monotonic() < self._page_after):
+        if self._pages is None or not (whole or self._pages.may):
             return None
-        from st.report.page.page import write_page
-        from st.report.page.page_samples import Thumbnails
+        with self.pause("report"):
+            return self._pages.write()
 
-        with self._page_lock:
-            self._thumbnails = self._thumbnails or Thumbnails()
-            started = monotonic()
-            page, error = attempt(partial(write_page, self._info.directory, self._thumbnails))
-            ended = monotonic()
-            self._page_after = ended + PAGE_SHARE * (ended - started)
-        if error is not None:
-            self._console.line(f"report.html could not be written: {type(error).__name__}: {error}", "warning")
-        return page
+    def _refresh(self) -> None:
+        """Rewrite the page where that is due; a run is so seen from its first seconds on."""
+        if self._pages is not None and self._pages.due:
+            self.page()
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
         self.read(alone=True)
+        if (still := self._stillness.end()) is not None:
+            self.warn(still)
         if self._skipped:
             sentence = (
                 f"{self._skipped} steps were left out: their gradients overflowed fp16, and the scale was lowered"
@@ -300,8 +299,10 @@ class Report:
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
         self._audience.finish(self.options.tracker_seconds)
-        self.page(whole=True)
+        page = self.page(whole=True)
         self._console.close()
+        if page is not None:
+            self._console.line(self._ending(outcome, page), "end")
         if self._log is not None:
             self._log.close()
 
@@ -317,6 +318,7 @@ class Report:
             stage.told = now
             facts = {"name": stage.name, "done": stage.done, "total": stage.total}
             self._audience.tell({"time": time(), "event": "progress", **facts}, droppable=True)
+        self._refresh()
 
     def _write(self, event: str, **facts: object) -> None:
         if self._log is None:
@@ -328,6 +330,14 @@ class Report:
             if not self._log_broken:
                 self._console.line(f"{error}; events are lost until it can", "error")
             self._log_broken = True
+
+    def _ending(self, outcome: Outcome, page: Path) -> str:
+        """How long this start of the run took, where its report is, and how to go on."""
+        with self._lock:
+            saved = bool(self._checkpoints)
+        more = {"finished": "; to train on: --resume with more steps", "interrupted": "; to go on: --resume"}
+        on = more.get(outcome.value, "; to go on from the last checkpoint: --resume") if saved else ""
+        return f"{outcome.value} after {duration(monotonic() - self._opened)}; report: {page}{on}"
 
     def _write_dropped(self) -> None:
         with self._lock:
@@ -349,6 +359,10 @@ class Report:
             why=f"it was computed on {keys}",
             fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
         )
+
+
+def _no_reason(loss: float) -> str:
+    return "it is not known why"
 
 
 class _LoopClock:

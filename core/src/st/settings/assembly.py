@@ -13,7 +13,7 @@ from st.plugins.loading import is_local
 from st.reading.reading import Reader
 from st.reading.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
 from st.redaction import Redaction, holds_credentials
-from st.registrar import Choice
+from st.registrar import Choice, Strategy
 from st.settings.config import (
     ABSENT_IS_OFF,
     CHOICES,
@@ -24,8 +24,9 @@ from st.settings.config import (
     section_names,
     section_options,
 )
+from st.settings.effects import problems as without_effect
 from st.settings.together import disagreements
-from st.spelling import closest, did_you_mean
+from st.spelling import closest, did_you_mean, either
 from st.train.updates.groups import GroupOptions
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Assembly:
             self._require_training()
         if self.reader.problems or config is None or plugins is None:
             raise ProblemsFound(self.reader.problems, self.run_file.name)
-        if problems := disagreements(config, plugins):
+        if problems := [*(without_effect(config) if training else ()), *disagreements(config, plugins)]:
             raise ProblemsFound(problems, self.run_file.name)
         return config, plugins
 
@@ -136,6 +137,8 @@ class Assembly:
         sections["cache"], sections["cache_store"] = self._cache()
         sections |= {kind: self._choice(kind, default) for kind, default in CHOICES.items()}
         datasets, validators, groups = self._datasets(), list(self._validators()), tuple(self._groups())
+        if sections["validation"] is not None and not sections["validation"].resolutions:
+            sections["validation"] = _as_large_as(datasets, sections["validation"])
         families = self.activation.families
         if run is None or self.reader.problems or not families:
             return None
@@ -200,8 +203,27 @@ class Assembly:
             return None
         others = ("kind", "groups") if kind == "optimizer" else ("kind",)
         data = {key: value for key, value in table.items() if key not in others}
+        if "kind" in table:
+            data = self._of_kind(kind, strategy, data, others)
         options = self.reader.options(strategy.options, (kind,), data, others=others)
         return None if options is None else Choice(name, options, strategy.build)
+
+    def _of_kind(self, kind: str, strategy: Strategy, data: dict[str, Any], others: Sequence[str]) -> dict[str, Any]:
+        """The options of a section without those of another kind, which are refused as that."""
+        own = (*strategy.options.model_fields, *others)
+        strategies = [one for one in self.activation.registrar.strategies() if one.kind == kind]
+        foreign = {}
+        for key in data:
+            having = [one.name for one in strategies if key in one.options.model_fields]
+            if key not in own and having:
+                foreign[key] = having
+        for key, having in foreign.items():
+            chosen = self.run_file.setting((kind, "kind"), strategy.name)
+            place = self.run_file.place((kind, key))
+            what = f"{place} is an option of {either(map(repr, having))}, not of the kind that is chosen."
+            fix = "Take it out of the section, or choose one that has it."
+            self.reader.problem((kind, key), what, why=f"Chosen by {chosen}", fix=fix)
+        return {key: value for key, value in data.items() if key not in foreign}
 
     def _groups(self) -> Iterator[GroupOptions]:
         """``[[optimizer.groups]]``: weights that any optimizer treats otherwise than the rest."""
@@ -255,7 +277,9 @@ class Assembly:
             try:
                 registrar.lookup(kind, name)
             except StError as error:
-                self.reader.refuse(location, error.what, fix=error.fix)
+                self.reader.refuse(
+                    location, error.what, fix=self.catalogue.brings(kind, name, self.activation.names) or error.fix
+                )
         return found
 
     def _datasets(self) -> list[DatasetConfig]:
@@ -333,6 +357,15 @@ class Assembly:
         if not data.get("dataset"):
             fix = 'Write [[dataset]], and url = "file:photos" below it, or so.'
             self.reader.problem((), f"{name}: [[dataset]]: there is none to train on.", fix=fix)
+
+
+def _as_large_as(datasets: Sequence[DatasetConfig], validation: Any) -> Any:
+    """[validation] that renders at the size of what is trained on first; as it is where that is sounds."""
+    first = next((one for one in datasets if one.options.role == "train"), None)
+    if first is None or first.backend.model_dump().get("media") == "audio":
+        return validation
+    edge = round(first.options.area**0.5)
+    return validation.model_copy(update={"resolutions": (str(edge),)})
 
 
 def _meaning(setting: str) -> str:

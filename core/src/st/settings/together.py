@@ -27,7 +27,7 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
     found += splitting_problems(config, plugins.registrar)
     if rounded := rounding_problem(config.optimizer.kind, kept_in(config)):
         found.append(rounded)
-    for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):
+    for _, answer in plugins.answers("st_check", config=config, family=plugins.family):
         found += answer
     return found
 

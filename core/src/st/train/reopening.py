@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from st.errors import StError
+from st.importing import quiet_libraries
 from st.model.inside.blocks import find_blocks
 from st.randomness import Draws
 from st.report.report import Report
@@ -32,6 +33,7 @@ def open_run(directory: Path, checkpoint: str = "latest", *, trust: bool = False
     be used, those. trust: plugins that are files are loaded too. Raises StError for a folder without a run and for a
     checkpoint that does not exist or is damaged.
     """
+    quiet_libraries()
     settings = directory / SETTINGS
     if not settings.is_file():
         raise StError(f"{str(directory)!r} holds no run: there is no {SETTINGS}", fix="name the output folder of a run")

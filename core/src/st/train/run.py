@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from st.importing import importing
@@ -25,9 +26,10 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         with importing():
             from st.train import stages
             from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+            from st.train.checks.manifest import require_same
+            from st.train.checks.motion import why_still
             from st.train.closing import session as session_of
             from st.train.loop import train
-            from st.train.manifest import require_same
 
         ranks = stages.start_ranks(config, plugins)
         with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
@@ -48,10 +50,10 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
                     with ranks.doing("resuming"):
                         session.restore(saved)
                 step = session.guarded(build_step(run, learner, plugins))
-                if ranks.main:
-                    folder.describe(made)
+                stages.describe(folder, config, made)
                 trackers = plugins.trackers if ranks.main else {}
-                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
+                reason = partial(why_still, run)
+                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size, reason=reason)
                 session.measure_start(predictor(run))
                 listening.defer(session.moved, session.is_saved)
                 with ranks.doing("training"):

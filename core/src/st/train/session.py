@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import OutputUnwritable, RankLost, RunFailed, StError
+from st.errors import Blamed, OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
 from st.train.finite import require_finite
@@ -72,7 +72,7 @@ class Session:
         run = self.run
         self.loader.consumed(run.progress)
         run.report.step(run.progress, stats)
-        self.plugins.pm.hook.st_step_end(run=run, stats=stats)
+        self.plugins.answers("st_step_end", run=run, stats=stats)
         if run.report.failure is not None:
             self._refuse_spoiled()
         every = run.config.checkpoint.every
@@ -207,7 +207,8 @@ class Session:
         if learner.schedule.factor != 1:
             states["steered"] = {RATE: learner.schedule.factor}
         for name, plugin in self.plugins.stateful():
-            states[f"plugin-{name}"] = snapshot(plugin.state_dict())
+            with Blamed(f"plugin {name!r} failed in state_dict"):
+                states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
 
     def restore(self, step: int) -> None:
@@ -228,7 +229,11 @@ class Session:
         if learner.scaler is not None:
             learner.scaler.load_state_dict(_optional(directory, "scaler", "precision"))
         for name, plugin in self.plugins.stateful():
-            plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
+            # A tracker may join a run at any time; others must have been there.
+            if name in self.plugins.trackers and not (directory / f"plugin-{name}.json").exists():
+                continue
+            with Blamed(f"plugin {name!r} failed in load_state_dict"):
+                plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         if (directory / "steered.json").exists():
             learner.schedule.factor = float(read_state(directory, "steered")[RATE])
             run.report.note(f"{RATE} is {learner.schedule.factor:g} times its own, as was asked before")

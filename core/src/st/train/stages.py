@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import torch
 
-from st.data.shape.buckets import BatchShape, check_batches
+from st.data.shape.buckets import BatchShape
 from st.errors import CheckpointDamaged, Interrupted, OutOfMemory, ProblemsFound, StError
+from st.importing import quiet_libraries
 from st.model.adapters.references import references_read, unsuited
 from st.model.checkpoint.soundness import weights_digest
 from st.progress import Outcome
@@ -22,14 +22,15 @@ from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.beside.jobs import Jobs
+from st.train.checks.manifest import DATA, ENCODERS, WEIGHTS, data_facts, encoder_facts
 from st.train.history import history
-from st.train.manifest import DATA, ENCODERS, WEIGHTS, data_facts, encoder_facts
 from st.train.parts.run import Run
+from st.train.preflight import check_files, check_shapes
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import Encoded
@@ -48,13 +49,7 @@ if TYPE_CHECKING:
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     """The engine of this process, with every source of random numbers seeded."""
-    # Read when these libraries are imported; what they warn of is upstream's own, and would tear the progress bar.
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    # What libraries import on their way logs to nobody, which python would print, and to torch's own handler.
-    if logging.lastResort is not None:
-        logging.lastResort.setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    quiet_libraries()
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
@@ -109,12 +104,13 @@ def opened(
         raise _out_of_memory(config, error) from error
     except RuntimeError as error:
         lost = ranks.lost(error)
-        report.finish(Outcome.FAILED, str(lost or error) or type(error).__name__)
+        notes = getattr(error, "__notes__", ())
+        report.finish(Outcome.FAILED, "\n".join([str(lost or error) or type(error).__name__, *notes]))
         if lost is None:
             raise
         raise lost from error
     except BaseException as error:
-        report.finish(Outcome.FAILED, str(error) or type(error).__name__)
+        report.finish(Outcome.FAILED, "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())]))
         raise
     finally:
         ranks.close(clean=clean)
@@ -149,10 +145,12 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 
 
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
-    """List, transform and bucket every data set; what was dropped is in the report."""
+    """List, transform and bucket every data set, once the model's files are known to be there; what was dropped is in
+    the report."""
     from st.data.sets.prepare import prepare
     from st.train.sources import data_parts
 
+    check_files(plugins.family)
     parts = [data_parts(plugins, dataset) for dataset in config.datasets]
     backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
@@ -181,7 +179,10 @@ def open_cache_store(config: RunConfig) -> Store:
 def encode(
     config: RunConfig, plugins: Plugins, sets: Sequence[PreparedSet], ranks: Ranks, report: Report
 ) -> tuple[Encoded, Cache]:
-    """Fill the cache with what training and validation need, one encoder in memory at a time."""
+    """Fill the cache with what training and validation need, one encoder in memory at a time.
+
+    What would stop training later is looked for first: encoding may take hours.
+    """
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
@@ -190,6 +191,7 @@ def encode(
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
 
+    check_shapes(sets, config, ranks.size)
     options = config.cache
     cache = Cache(
         open_cache_store(config),
@@ -233,15 +235,12 @@ def build_loader(
     from st.data.feed.loader import Loader
 
     found, cache = encoded
-    shape = BatchShape(config.batch, ranks.size, config.accumulate)
-    for one in found.sets:
-        if one.config.options.role == "train":
-            check_batches(one.name, one.config.options, one.buckets, shape)
+    check_shapes(found.sets, config, ranks.size)
     return Loader(
         found,
         cache,
         family.collate,
-        shape=shape,
+        shape=BatchShape(config.batch, ranks.size, config.accumulate),
         rank=ranks.rank,
         seed=config.seed,
         device=ranks.device,
@@ -286,7 +285,7 @@ def load_model(
         requests=requests,
         weights=seen[0],
     )
-    plugins.pm.hook.st_denoiser_loaded(run=run)
+    plugins.answers("st_denoiser_loaded", run=run)
     return run
 
 
@@ -331,6 +330,13 @@ def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
     }
     plain: dict[str, Any] = run.config.redaction.data(made)
     return plain
+
+
+def describe(folder: OutputFolder, config: RunConfig, made: Mapping[str, Any]) -> None:
+    """Write the run's settings, which it has gone on with, and its manifest; ``made`` is empty on other ranks."""
+    if made:
+        folder.record(config.plain())
+        folder.describe(made)
 
 
 def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:

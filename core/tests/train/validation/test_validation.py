@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from st.data.geometry import Geometry
 from st.data.sets.words import Words
+from st.data.shape.rule import GeometryRule
 from st.diffusion.objective import Batch, Noised
 from st.diffusion.sampler import euler
 from st.report.log.events import read_events
@@ -87,6 +88,30 @@ def test_the_base_is_rendered_once_and_without_the_adapter(run: Run) -> None:
     base, trained = (path.read_bytes() for path in (first.pictures[0].path, first.pictures[2].path))
     assert base != trained
     assert [picture.label for picture in second.pictures] == ["a-cat 24x24", "a-dog 16x32"]
+
+
+def test_before_the_first_step_an_adapter_that_changes_nothing_is_not_rendered_beside_the_base(run: Run) -> None:
+    run.progress.step = 0
+
+    report = validator(run)(run)
+
+    assert run.adapter.begins_as_base
+    assert [picture.label for picture in report.pictures] == ["a-cat 24x24 base", "a-dog 16x32 base"]
+    assert sorted(path.name for path in (run.directory / "samples").iterdir()) == ["base"]
+
+
+def test_a_picture_that_is_asked_for_larger_than_the_model_draws_is_said_once(run: Run) -> None:
+    run.family.geometry = GeometryRule(multiple=8, max_pixels=16 * 16)
+    validate = validator(run)
+
+    validate(run)
+    validate(run)
+
+    said = [line for line in warnings(run) if "more than this model draws" in line]
+    assert said == [
+        "24x24 is more than this model draws: pictures are rendered at 16x16",
+        "16x32 is more than this model draws: pictures are rendered at 16x16",
+    ]
 
 
 def test_the_same_step_renders_the_same_picture(run: Run) -> None:

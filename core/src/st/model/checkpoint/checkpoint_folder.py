@@ -32,6 +32,13 @@ class CheckpointFolder:
     variant: str = ""
     _found: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
+    def is_here(self) -> bool:
+        """Whether it is a folder of this machine. Raises StError where it is neither that nor a repository's name."""
+        local = Path(self.location).expanduser()
+        if not local.is_dir() and (local.is_file() or not is_repository(self.location)):
+            self._fetch(INDEX, "")
+        return local.is_dir()
+
     def index(self) -> Mapping[str, Any]:
         """What the model is made of: ``_class_name`` of its pipeline, and (library, class) by component."""
         return read_json(self._fetch(INDEX, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers"))

@@ -85,6 +85,17 @@ class PipelineFamily(ModelFamily[P]):
         self.folder = CheckpointFolder(options.checkpoint, options.revision, options.variant)
         self._renderer: Any = None
 
+    def check_files(self) -> None:
+        """Raises StError where the checkpoint or the denoiser is on this machine and cannot be this family's."""
+        components = self.folder.components() if self.folder.is_here() else None
+        if components is not None and self.denoiser not in components:
+            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}, but {', '.join(sorted(components))}")
+        weights = self._weights()
+        if weights is not None and weights.is_here() and not weights.is_file:
+            found = read_json(weights.folder() / "config.json").get("_class_name")
+            if components is not None and found != components[self.denoiser]:
+                raise self._foreign("denoiser", f"it is a {found}; {components[self.denoiser]} is needed")
+
     def prompt_arguments(self) -> Mapping[str, Any]:
         """Arguments of ``encode_prompt`` that differ from the pipeline's own, such as ``max_sequence_length``."""
         return {}

@@ -27,8 +27,9 @@ class ValidationOptions(Options):
     """File with further prompts: .toml or .json with a text by name, or one prompt per line with flags."""
     negative: str = ""
     """Text to keep away from, used where guidance is above 1."""
-    resolutions: tuple[str, ...] = ("1024",)
-    """Sizes that each prompt is rendered at: "1024" for a square, "512x768" for width x height."""
+    resolutions: tuple[str, ...] = ()
+    """Sizes that each prompt is rendered at: "1024" for a square, "512x768" for width x height. Unset: a square of the
+    first data set's resolution."""
     frames: int = Field(default=1, ge=1)
     """Frames of a clip; 1 renders pictures."""
     seconds: float = Field(default=30.0, gt=0)
@@ -61,7 +62,11 @@ class ValidationOptions(Options):
         given = [parse_line(p, "validation.prompts") if isinstance(p, str) else p for p in self.prompts]
         if self.library:
             given += read_library(Path(self.library))
-        return shots(given, [parse_size(text) for text in self.resolutions], self.defaults(), shown)
+        return shots(given, self.sizes(), self.defaults(), shown)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each of the resolutions."""
+        return [parse_size(text) for text in self.resolutions or ("1024",)]
 
     def defaults(self) -> Shot:
         """What a prompt gets that does not say otherwise."""

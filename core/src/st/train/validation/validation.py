@@ -67,6 +67,7 @@ class PromptValidator:
     redaction: Redaction = PLAIN
     _shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     _shown: Shown | None = None
+    _asked: bool = False
 
     def __call__(self, run: Run) -> ValidationReport:
         from st.report.rendering.rendering import Renderer
@@ -74,9 +75,13 @@ class PromptValidator:
 
         if self._shown is None:
             self._shown = references_shown(run)
+        first, self._asked = not self._asked, True
         renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown, self.within)
         shots = self.options.shots(self.redaction.text)
         wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in shots]
+        for sentence in dict.fromkeys(capped(run, shot, geometry) for shot, geometry in wanted) if first else ():
+            if sentence:
+                run.report.warn(sentence)
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
         pictures: list[Picture] = []
@@ -84,6 +89,9 @@ class PromptValidator:
             if self.options.compare_base and not base_is_there and _disable(run, stack):
                 pictures += self._render(renderer, run, wanted, samples / "base")
                 stack.close()
+                if run.progress.step == 0 and run.adapter.begins_as_base:
+                    # The same weights would draw the same pictures.
+                    return ValidationReport(tuple(pictures))
             with self.weights():
                 pictures += self._render(renderer, run, wanted, samples / f"step-{run.progress.step:08d}")
         return ValidationReport(tuple(pictures))
@@ -121,6 +129,16 @@ class PromptValidator:
         if elsewhere > 0:
             run.report.warn(f"{elsewhere} validation pictures could not be rendered on other ranks")
         return pictures
+
+
+def capped(run: Run, shot: Shot, geometry: Geometry) -> str:
+    """What is said of a picture that was asked for larger than the model draws; '' of any other."""
+    height, width = shot.size
+    if not geometry.height or not run.family.geometry.caps(height, width):
+        return ""
+    return (
+        f"{width}x{height} is more than this model draws: pictures are rendered at {geometry.width}x{geometry.height}"
+    )
 
 
 def references_shown(run: Run) -> Shown | None:
