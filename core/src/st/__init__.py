@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Layer as Layer
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
+    from st.model.inside.placement import Placement as Placement
+    from st.model.inside.terms import ModuleTap as ModuleTap
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
+    from st.train.parts.learner import Learner as Learner
+    from st.train.parts.networks import Network as Network
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper
@@ -159,6 +163,8 @@ _MODULES = {
         "Proceed",
         "TokenStream",
     ),
+    "st.model.inside.placement": ("Placement",),
+    "st.model.inside.terms": ("ModuleTap",),
     "st.model.pipelines.pipeline_family": ("PipelineFamily",),
     "st.model.quantize.quantizer": (
         "QUANTIZER",
@@ -183,6 +189,8 @@ _MODULES = {
         "TRACKER",
         "Tracker",
     ),
+    "st.train.parts.learner": ("Learner",),
+    "st.train.parts.networks": ("Network",),
     "st.train.parts.run": ("Run",),
     "st.train.parts.step": (
         "Step",

@@ -34,7 +34,6 @@ def sample(
     from st.report.files.picture_files import save_picture
     from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, shots, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
-    from st.train.assembly import predictor
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
     from st.train.validation.validation import references_shown
@@ -53,7 +52,7 @@ def sample(
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
-    renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
+    renderer = Renderer(opened, sampler.build(sampler.options()), opened.ask, shown=shown)
     geometry = renderer.geometry(shot, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([shot], encoders)

@@ -30,7 +30,8 @@ class Reading:
     """Some steps in a row. step: the last of them. losses: one mean per step. metrics: means over the steps, by name.
 
     ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
-    groups differ), ``optimizer/NAME`` (after the last step), ``seconds/step`` and ``seconds/STAGE``, ``data_wait``
+    groups differ), ``learner/NAME/loss``, ``/grad_norm`` and ``/lr`` of further learners, ``optimizer/NAME`` (after the
+    last step), ``seconds/step`` and ``seconds/STAGE``, ``data_wait``
     (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
     """
 
@@ -80,10 +81,16 @@ class _Row:
     losses: list[float]
     terms: dict[str, list[float]]
     grad_norm: float | None
+    learners: dict[str, list[float]]
+    norms: dict[str, float]
+    """Of further learners, by name."""
 
     def spoiled(self) -> Spoiled | None:
         each = len(self.stats.keys) // max(1, len(self.losses))  # a step's microbatches are of one size
-        for place, loss in enumerate(self.losses):
+        for place, loss in [
+            *enumerate(self.losses),
+            *(one for held in self.learners.values() for one in enumerate(held)),
+        ]:
             if not math.isfinite(loss):
                 return Spoiled(self.step, loss, tuple(self.stats.keys[place * each : (place + 1) * each]))
         return None
@@ -96,13 +103,22 @@ def _tensors(stats: StepStats) -> Iterator[Tensor]:
         yield from terms
     if stats.update is not None and stats.update.grad_norm is not None:
         yield stats.update.grad_norm
+    for losses in stats.learners.values():
+        yield from losses
+    for other in stats.update.others.values() if stats.update is not None else ():
+        if other.grad_norm is not None:
+            yield other.grad_norm
 
 
 def _row(step: int, stats: StepStats, values: Iterator[float]) -> _Row:
     losses = [next(values) for _ in stats.losses]
     terms = {name: [next(values) for _ in tensors] for name, tensors in stats.terms.items()}
     has_norm = stats.update is not None and stats.update.grad_norm is not None
-    return _Row(step, stats, losses, terms, next(values) if has_norm else None)
+    norm = next(values) if has_norm else None
+    learners = {name: [next(values) for _ in tensors] for name, tensors in stats.learners.items()}
+    others = stats.update.others if stats.update is not None else {}
+    norms = {name: next(values) for name, other in others.items() if other.grad_norm is not None}
+    return _Row(step, stats, losses, terms, norm, learners, norms)
 
 
 def _numbers(scalars: Sequence[Tensor], mean: Mean | None) -> list[float]:
@@ -129,6 +145,12 @@ def _parts(rows: Sequence[_Row]) -> dict[str, float]:
             parts.setdefault(f"term/{name}", []).extend(values)
         for name, loss in zip(row.stats.datasets, row.losses, strict=True):
             parts.setdefault(f"dataset/{name}", []).append(loss)
+        for name, values in row.learners.items():
+            parts.setdefault(f"learner/{name}/loss", []).extend(values)
+        for name, norm in row.norms.items():
+            parts.setdefault(f"learner/{name}/grad_norm", []).append(norm)
+        for name, other in row.stats.update.others.items() if row.stats.update is not None else ():
+            parts.setdefault(f"learner/{name}/lr", []).append(max(other.learning_rates))
     return {name: _mean(values) for name, values in parts.items()}
 
 
@@ -138,7 +160,9 @@ def _updates(rows: Sequence[_Row]) -> dict[str, float]:
     if norms:
         metrics["grad_norm"] = _mean(norms)
     update = rows[-1].stats.update
-    rates = update.learning_rates if update is not None else ()
+    # A step that was another learner's alone has no rates of the first.
+    every = [row.stats.update.learning_rates for row in rows if row.stats.update is not None]
+    rates = next((one for one in reversed(every) if one), ())
     if len(set(rates)) == 1:
         metrics["lr"] = rates[0]
     elif rates:

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 class UpdateStats:
     """What the optimizer step saw: the gradient norm before clipping, a scalar tensor, and learning rates by group.
 
-    metrics: further numbers of the optimizer, asked for when the report reads.
+    metrics: further numbers of the optimizer, asked for when the report reads. others: of further learners that stepped
+    too, by name.
     """
 
     grad_norm: Tensor | None
     learning_rates: tuple[float, ...]
     metrics: Callable[[], Mapping[str, float]] | None = None
+    others: Mapping[str, UpdateStats] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class StepStats:
 
     losses: list[Tensor] = field(default_factory=list)
     terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    learners: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Losses of further learners, by name."""
     datasets: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     samples: int = 0
@@ -45,6 +49,8 @@ class StepStats:
         self.losses.append(losses.total.detach())
         for name, term in losses.terms.items():
             self.terms.setdefault(name, []).append(term.detach())
+        for name, loss in losses.learners.items():
+            self.learners.setdefault(name, []).append(loss.detach())
         self.datasets.append(batch.dataset)
         self.keys.extend(batch.keys)
         self.samples += len(batch.keys)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,9 @@ import torch
 from st.errors import ProblemsFound, StError
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
+from st.train.learning.learners import Together, Updater, build_learners
+from st.train.learning.networks import add_networks
+from st.train.parts.networks import PRECISIONS
 from st.train.parts.step import Step
 from st.train.saving.state import read_state
 from st.train.updates.average import Average
@@ -19,17 +21,17 @@ from st.train.updates.optimizer import HasEvaluationMode, Measured
 from st.train.updates.schedule import without_effect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from st.diffusion.objective import Batch, Noised, Objective
+    from st.diffusion.objective import Losses, Objective
     from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
     from st.model.inside.blocks import BlockMiddleware
+    from st.model.inside.placement import Placement
     from st.model.quantize.quantizer import Quantizer
     from st.plugins.activation import Plugins
     from st.registrar import Choice
@@ -39,19 +41,6 @@ if TYPE_CHECKING:
     from st.train.updates.schedule import Schedule
 
     ParamGroup = dict[str, Any]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Learner:
-    """What changes the weights: everything that is trained, and what moves it."""
-
-    parameters: tuple[Tensor, ...]
-    optimizer: Optimizer
-    schedule: Schedule
-    average: Average | None
-    scaler: torch.amp.GradScaler | None
 
 
 def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_step: int = 1) -> Objective:
@@ -76,9 +65,18 @@ def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_ste
 
 
 def load_denoiser(
-    config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device, report: Report
+    config: RunConfig,
+    family: ModelFamily[Any],
+    adapter: Adapter,
+    device: torch.device,
+    report: Report,
+    *,
+    placement: Placement | None = None,
 ) -> nn.Module:
-    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen."""
+    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
+
+    Where there is a placement, to which blocks belong, on the host, unless it is quantized: the device does that.
+    """
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
     if precision == torch.float32 and dtype != torch.float32:
@@ -90,7 +88,8 @@ def load_denoiser(
     quantizer: Quantizer | None = config.quantizer.build(config.quantizer.options) if config.quantizer else None
     if quantizer is not None:
         quantizer.check(device, dtype)
-    denoiser = family.load_denoiser(torch.device("cpu") if quantizer else device, dtype).requires_grad_(False)
+    first = torch.device("cpu") if quantizer or placement else device
+    denoiser = family.load_denoiser(first, dtype).requires_grad_(False)
     adapter.begin(family, denoiser)
     if quantizer is None:
         return denoiser
@@ -109,6 +108,7 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     from st.model.inside.blocks import BlockStack, find_blocks
     from st.model.inside.claims import check_claims
     from st.model.inside.compiling import compile_blocks
+    from st.model.inside.placement import settle
     from st.model.inside.recompute import Recompute
 
     family = run.family
@@ -118,6 +118,9 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
         run.report.note(run.adapter.note, kind="adapter")
     for caveat in run.adapter.caveats(family):
         run.report.note(caveat, kind="format")
+    # Before the adapter goes on from a checkpoint: a teacher that is a copy of the denoiser is the same in every part
+    # of a run.
+    add_networks(run, plugins, checkpoint)
     if checkpoint is not None:
         run.adapter.load(run.denoiser, read_state(checkpoint / "state", "adapter"))
     middleware: list[tuple[str, BlockMiddleware]] = []
@@ -134,10 +137,11 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     problems = check_claims(middleware, run.num_blocks, whole)
     if problems:
         raise ProblemsFound(problems)
+    if run.placement is not None:
+        settle(run.denoiser, run.blocks, run.placement, run.device)
     if run.config.compile.blocks:
         compile_blocks(run.denoiser, run.blocks, run.config.compile)
-    if middleware:
-        BlockStack(run.denoiser, run.blocks, [one for _, one in middleware])
+    BlockStack(run.denoiser, run.blocks, [one for _, one in middleware], run.placement, run.terms)
     run.denoiser.train()
     named = {parameter: name for name, parameter in run.denoiser.named_parameters()}
     run.ranks.shard(run.denoiser, run.blocks)
@@ -145,8 +149,11 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     return [{**group, "params": [placed[named[one]] for one in group["params"]]} for group in groups]
 
 
-def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> Learner:
-    """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average."""
+def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins, checkpoint: Path | None = None) -> Updater:
+    """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average.
+
+    checkpoint: whose weights further learners take on.
+    """
     config = run.config
     asked = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
     every, sentences = split(asked, config.groups, _names(run, asked), config.optimizer.options)
@@ -165,12 +172,13 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> L
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     adapter_parameters = [p for group in groups for p in group["params"]]
     run.ranks.adopt(run.denoiser, optimizer, config.clip)
-    return Learner(
+    return Updater(
         parameters,
         optimizer,
         schedule,
         Average(adapter_parameters, config.average, run.ranks) if config.average is not None else None,
         torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None,
+        build_learners(run, plugins, checkpoint),
     )
 
 
@@ -183,32 +191,25 @@ def _names(run: Run, groups: Iterable[ParamGroup]) -> dict[Tensor, str]:
     return named | {tensor: name for name, tensor in run.adapter.state(run.denoiser).items()}
 
 
-def build_step(run: Run, learner: Learner, plugins: Plugins) -> Step:
+def build_step(run: Run, learner: Updater, plugins: Plugins) -> Step:
     """The plain step, folded through the wrappers of techniques: the first named is innermost."""
 
-    step = Step(run.objective.noise, predictor(run), run.objective.loss, lambda: update(run, learner))
+    def update_first() -> UpdateStats:
+        return update(run, learner)
+
+    def backward(losses: Losses, share: int) -> None:
+        run.ranks.backward(losses.total / share)
+
+    step = Step(run.objective.noise, run.ask, run.objective.loss, update_first, backward)
+    if learner.others:
+        together = Together(run, learner, update_first)
+        step = replace(step, update=together.update, backward=together.backward)
     for _, wrap in plugins.answers("st_step", run=run):
         step = wrap(step)
     return step
 
 
-def predictor(run: Run) -> Callable[[Noised, Batch], Tensor]:
-    """How the denoiser is asked, in training and in validation alike."""
-
-    def predict(noised: Noised, batch: Batch) -> Tensor:
-        with computing(run):
-            return run.adapter.predict(run.family, run.denoiser, noised, batch)
-
-    return predict
-
-
-def computing(run: Run) -> AbstractContextManager[Any]:
-    """The precision that predictions are made in: autocast for bf16 and fp16, nothing for fp32."""
-    dtype = PRECISIONS[run.config.precision]
-    return nullcontext() if dtype == torch.float32 else torch.autocast(run.device.type, dtype)
-
-
-def update(run: Run, learner: Learner) -> UpdateStats:
+def update(run: Run, learner: Updater) -> UpdateStats:
     """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
     rates = learner.schedule.set(run.progress.step)
     norm = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip, learner.scaler)

@@ -21,18 +21,20 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     """
     with importing():
         from st.train import stages
-        from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+        from st.train.assembly import build_learner, build_step, prepare_denoiser
         from st.train.loop import train
+        from st.train.start import load_model
 
     ranks = stages.start_ranks(config, plugins)
     with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
         sets = stages.read_data(config, plugins, report)
         encoded = stages.encode(config, plugins, sets, ranks, report)
         loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
-        run = stages.load_model(config, plugins, loader, ranks, report)
+        run = load_model(config, plugins, loader, ranks, report)
         saved = stages.newest_checkpoint(folder, report) if resume else None
-        groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
-        learner = build_learner(run, groups, plugins)
+        checkpoint = None if saved is None else folder.vault.path(saved)
+        groups = prepare_denoiser(run, plugins, checkpoint)
+        learner = build_learner(run, groups, plugins, checkpoint)
         with stages.session(run, learner, loader, plugins, folder) as session:
             if saved is not None:
                 with ranks.doing("resuming"):
@@ -40,8 +42,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             step = session.guarded(build_step(run, learner, plugins))
             stages.describe(session, encoded[0])
             trackers = plugins.trackers if ranks.main else {}
-            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
-            session.measure_start(predictor(run))
+            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.data)
+            session.measure_start(run.ask)
             with ranks.doing("training"):
                 outcome = train(run, step, iter(loader), session.announce())
             session.finish(outcome)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
 from st.progress import Outcome
+from st.train.learning.learners import read_learner
+from st.train.learning.networks import network_states
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
 from st.train.updates.groups import check_saved, keep_settings
@@ -19,13 +21,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from st.data.feed.loader import Loader
     from st.diffusion.objective import Batch, Noised
+    from st.options import Options
     from st.plugins.activation import Plugins
     from st.progress import Checkpoint
     from st.report.stats import StepStats, UpdateStats
-    from st.train.assembly import Learner
+    from st.train.learning.learners import Updater
     from st.train.parts.run import Run
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
@@ -46,7 +50,7 @@ class Session:
     """
 
     run: Run
-    learner: Learner
+    learner: Updater
     loader: Loader
     plugins: Plugins
     folder: OutputFolder
@@ -132,7 +136,7 @@ class Session:
         if not (run.ranks.main or run.ranks.gathers):
             return
         with run.report.pause("save"), run.ranks.doing("saving"):
-            facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.size}
+            facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.data}
             states = self.states()
             if run.ranks.main:
                 self.saver.save(run.progress.step, states, facts)
@@ -158,6 +162,9 @@ class Session:
                 states["evaluated"] = snapshot(self._whole_adapter())
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
+        for name, other in learner.others.items():
+            states[f"learner-{name}"] = other.state(run.ranks)
+        states |= snapshot(network_states(run.networks.values(), run.ranks))
         for name, plugin in self.plugins.stateful():
             states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
@@ -166,12 +173,10 @@ class Session:
         """Go on from a checkpoint, whose adapter has been loaded before its weights were shared out."""
         directory = self.folder.vault.path(step) / "state"
         run, learner = self.run, self.learner
-        optimizer = read_state(directory, "optimizer")
-        check_saved(optimizer, run.ranks.groups(learner.optimizer))
-        asked = [dict(group) for group in learner.optimizer.param_groups]
-        run.ranks.load_optimizer_state(learner.optimizer, optimizer)
-        # Loading may have made new dictionaries.
-        keep_settings(learner.optimizer.param_groups, asked, run.config.optimizer.options)
+        self._restore_optimizer(learner.optimizer, read_state(directory, "optimizer"), run.config.optimizer.options)
+        for name, other in learner.others.items():
+            saved = read_learner(self.folder.vault.path(step), name)
+            self._restore_optimizer(other.optimizer, saved["optimizer"], other.choice.options)
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]
@@ -184,6 +189,14 @@ class Session:
             plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         self.saved_at = run.progress.step
         run.report.note(f"resumed at step {step}", kind="resumed", step=step)
+
+    def _restore_optimizer(self, optimizer: Optimizer, saved: Mapping[str, Any], options: Options) -> None:
+        ranks = self.run.ranks
+        check_saved(saved, ranks.groups(optimizer))
+        asked = [dict(group) for group in optimizer.param_groups]
+        ranks.load_optimizer_state(optimizer, saved)
+        # Loading may have made new dictionaries.
+        keep_settings(optimizer.param_groups, asked, options)
 
     def _whole_adapter(self) -> dict[str, Tensor]:
         ranks, state = self.run.ranks, self.run.adapter.state(self.run.denoiser)

@@ -18,12 +18,9 @@ from st.data.shape.buckets import BatchShape, check_batches
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
 from st.model.adapters.references import references_read, unsuited
 from st.progress import Outcome
-from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
-from st.train.assembly import build_objective, load_denoiser
 from st.train.history import history
-from st.train.parts.run import Run
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
 from st.train.saving.saver import Saver
@@ -31,7 +28,7 @@ from st.train.session import Session
 from st.train.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import Encoded
@@ -39,11 +36,11 @@ if TYPE_CHECKING:
     from st.data.feed.loader import Loader
     from st.data.sets.prepare import PreparedSet
     from st.data.store.store import Store
-    from st.diffusion.objective import Batch
     from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
-    from st.train.assembly import Learner
+    from st.train.learning.learners import Updater
+    from st.train.parts.run import Run
     from st.train.ranks.ranks import Ranks
 
 
@@ -169,6 +166,7 @@ def encode(
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
+    from st.train.start import technique_texts
 
     options = config.cache
     cache = Cache(
@@ -199,7 +197,7 @@ def encode(
         ranks=ranks,
         report=report,
         options=options,
-        prompts=prompts_to_encode(config.validation),
+        prompts=[*prompts_to_encode(config.validation), *technique_texts(config, plugins)],
         references=read.encoder if read else None,
         features=brought_encoders(config, plugins, encoders),
     )
@@ -213,7 +211,7 @@ def build_loader(
     from st.data.feed.loader import Loader
 
     found, cache = encoded
-    shape = BatchShape(config.batch, ranks.size, config.accumulate)
+    shape = BatchShape(config.batch, ranks.data, config.accumulate)
     for one in found.sets:
         if one.config.options.role == "train":
             check_batches(one.name, one.config.options, one.buckets, shape)
@@ -222,7 +220,7 @@ def build_loader(
         cache,
         family.collate,
         shape=shape,
-        rank=ranks.rank,
+        rank=ranks.share,
         seed=config.seed,
         device=ranks.device,
         options=config.loader,
@@ -230,63 +228,8 @@ def build_loader(
     )
 
 
-def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report) -> Run:
-    """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
-    from st.model.inside.blocks import find_blocks
-
-    family = plugins.family
-    objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)
-    adapter = config.adapter.build(config.adapter.options)
-    if problems := objective.problems():
-        raise ProblemsFound(problems)
-    with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(config, family, adapter, ranks.device, report)
-        stage.advance()
-    blocks = tuple(family.blocks())
-    run = Run(
-        config=config,
-        directory=Path(config.output),
-        family=family,
-        denoiser=denoiser,
-        blocks=blocks,
-        num_blocks=len(find_blocks(denoiser, blocks)),
-        adapter=adapter,
-        objective=objective,
-        ranks=ranks,
-        device=ranks.device,
-        report=report,
-        draws=_draws(config.seed, ranks.device),
-        total_steps=config.steps or loader.steps(config.epochs or 0),
-    )
-    plugins.pm.hook.st_denoiser_loaded(run=run)
-    return run
-
-
-def _draws(seed: int, device: torch.device) -> Callable[[Batch], Draws]:
-    def draws(batch: Batch) -> Draws:
-        # Dropout and whatever else asks torch's own generator is keyed like every other draw, so nothing is to be
-        # restored.
-        _seed(keyed(seed, batch.indices[0], "torch"), device)
-        return Draws(seed, batch.indices, device)
-
-    return draws
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step on this device asks.
-
-    torch.manual_seed seeds every kind of accelerator; for each that is not in use it stores a formatted stack trace,
-    which takes half a millisecond a step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed_all(seed)
-    elif device.type != "cpu":
-        torch.manual_seed(seed)
-
-
 @contextmanager
-def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
+def session(run: Run, learner: Updater, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
     """The session around the loop. Plugins are told how the run ended, exactly once, also after an error."""
     told: list[Outcome] = []
     with Stop(run.config.checkpoint.grace_seconds) as stop:
@@ -331,7 +274,7 @@ def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
     with session.averaged(), run.ranks.doing("exporting"):
         with run.ranks.whole(run.denoiser, frozen=run.adapter.exports_base):
             if run.ranks.main:
-                size, started = run.ranks.size, session.folder.started()
+                size, started = run.ranks.data, session.folder.started()
                 metadata = history(
                     run.config, run.progress, encoded.sets, ranks=size, started=started, version=_own_version()
                 )
