@@ -76,6 +76,7 @@ def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tu
     """A run whose denoiser has the published size, or the tiny one of the family."""
     from st.report.report import Report
     from st.settings.assembly import assemble
+    from st.train.beside.requests import Requests
     from st.train.ranks.ranks import Single
     from st.train.start import load_model
 
@@ -101,7 +102,7 @@ def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tu
     if not tiny:
         family.load_denoiser = lambda device, dtype: _real(case.family, device, dtype)
     loader: Any = None
-    run = load_model(config, plugins, loader, Single(device), Report.silent())
+    run = load_model(config, plugins, loader, Single(device), Report.silent(), requests=Requests())
     return run, plugins
 
 

@@ -14,22 +14,23 @@ import st
 
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input LatentCodec
-Layer LayerTable Learner LoraShape Losses Media Mix ModelFamily ModuleTap Network Noised OPTIMIZER Options Outcome
-Picture PipelineFamily Placement Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar Run RunInfo
-SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind TRACKER TokenStream Tracker
-UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl
-kohya_format reading_also renamed_format
+DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input Jobs
+LatentCodec Layer LayerTable Learner LoraShape Losses Media Mix ModelFamily ModuleTap Network Noised OPTIMIZER Options
+Outcome Picture PipelineFamily Placement Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar
+Report Requests Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind
+TRACKER TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format
+fused_format hookimpl kohya_format reading_also renamed_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests PlacementTests QuantizerTests
-TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests PlacementTests
+QuantizerTests TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {
     "st_register": "register",
     "st_check": "config family",
+    "st_report_opened": "report",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
     "st_texts": "config family",
@@ -43,10 +44,12 @@ HOOKS = {
     "st_step": "run",
     "st_step_end": "run stats",
     "st_checkpoint_saved": "run checkpoint",
+    "st_exported": "run files",
     "st_run_end": "run outcome",
 }
 
 COMMANDS = {
+    "ctl": "RUN DO SETTING --json --wait",
     "train": "FILE --accept --dry-run --output --plugins --resume --set",
     "config show": "FILE --origin --plugins --set",
     "plugins": "",
@@ -131,7 +134,7 @@ def collect(path: str, command: Any, found: dict[str, str]) -> None:
         collect(f"{path} {name}", below, found)
 
 
-@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks"])
+@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks", "commands"])
 def test_entry_point_groups_carry_the_major_version(group: str) -> None:
     from st.plugins.catalogue import KINDS
 

@@ -68,12 +68,15 @@ if TYPE_CHECKING:
     from st.progress import Outcome as Outcome
     from st.registrar import Registrar as Registrar
     from st.registrar import StrategyKind as StrategyKind
+    from st.report.report import Report as Report
     from st.report.stats import StepStats as StepStats
     from st.report.stats import UpdateStats as UpdateStats
     from st.report.tracker import TRACKER as TRACKER
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
+    from st.train.beside.jobs import Jobs as Jobs
+    from st.train.beside.requests import Requests as Requests
     from st.train.parts.learner import Learner as Learner
     from st.train.parts.networks import Network as Network
     from st.train.parts.run import Run as Run
@@ -179,6 +182,7 @@ _MODULES = {
         "Registrar",
         "StrategyKind",
     ),
+    "st.report.report": ("Report",),
     "st.report.stats": (
         "StepStats",
         "UpdateStats",
@@ -189,6 +193,8 @@ _MODULES = {
         "TRACKER",
         "Tracker",
     ),
+    "st.train.beside.jobs": ("Jobs",),
+    "st.train.beside.requests": ("Requests",),
     "st.train.parts.learner": ("Learner",),
     "st.train.parts.networks": ("Network",),
     "st.train.parts.run": ("Run",),

@@ -13,6 +13,7 @@ from st.data.sets.words import Words
 from st.errors import ProblemsFound, StError
 from st.randomness import Draws, keyed
 from st.train.assembly import build_objective, load_denoiser
+from st.train.beside.jobs import Jobs
 from st.train.composition import compose
 from st.train.parts.run import Run
 from st.train.ranks.ranks import engine_name
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from st.plugins.activation import Plugins
     from st.report.report import Report
     from st.settings.config import RunConfig
+    from st.train.beside.requests import Requests
     from st.train.ranks.ranks import Ranks
 
 
@@ -36,7 +38,9 @@ def technique_texts(config: RunConfig, plugins: Plugins) -> list[Words]:
     return [Words(text) for text in dict.fromkeys(chain.from_iterable(answer for _, answer in answers))]
 
 
-def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report) -> Run:
+def load_model(
+    config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report, *, requests: Requests
+) -> Run:
     """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
     from st.model.inside.blocks import find_blocks
 
@@ -49,7 +53,8 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
     with report.stage("loading the denoiser", 1) as stage:
         denoiser = load_denoiser(config, family, adapter, ranks.device, report, placement=placement)
         stage.advance()
-    encoded = loader.encodings(technique_texts(config, plugins))
+    texts = technique_texts(config, plugins)
+    encoded = loader.encodings(texts) if texts else {}
     blocks = tuple(family.blocks())
     run = Run(
         config=config,
@@ -65,6 +70,8 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
         report=report,
         draws=_draws(config.seed, ranks.device),
         total_steps=config.steps or loader.steps(config.epochs or 0),
+        jobs=Jobs(lambda text: report.note(text, kind="error")),
+        requests=requests,
         encodings={words.caption: _collated(family, one, ranks.device) for words, one in encoded.items()},
         placement=placement,
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.model.inside.terms import Terms
 from st.progress import Progress
+from st.train.beside.requests import Requests
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from st.randomness import Draws
     from st.report.report import Report
     from st.settings.config import RunConfig
+    from st.train.beside.jobs import Jobs
     from st.train.parts.networks import Network
     from st.train.ranks.ranks import Ranks
 
@@ -35,6 +37,8 @@ class Run:
     total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. encodings:
     what the text encoders gave for each text of ``st_texts``, collated, (1, ...), on the device: conditions for
     ``ask``. networks: those of ``st_networks``, by name. placement: what brings the blocks' weights in, if anything.
+    requests: asks the run to save, validate, pause, stop or change its rate. jobs: work beside the loop, such as
+    uploads.
     """
 
     config: RunConfig
@@ -50,6 +54,8 @@ class Run:
     report: Report
     draws: Callable[[Batch], Draws]
     total_steps: int
+    jobs: Jobs
+    requests: Requests = field(default_factory=Requests)
     progress: Progress = field(default_factory=Progress)
     encodings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     networks: dict[str, Network] = field(default_factory=dict)
