@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     Mean = Callable[[Tensor], Tensor]
 
 
+SKIPS_ALLOWED = 24
+"""Steps in a row that fp16 may leave out: each halves a scale that begins at 2**16, so these end far below 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spoiled:
-    """The first microbatch whose loss is not finite."""
+    """The first step with a number that is not finite. what: that number, as in "the loss of step 3 is nan".
+
+    keys: the samples that it was computed on. weights: those whose gradients are not finite, where the losses are.
+    """
 
     step: int
-    loss: float
+    what: str
     keys: tuple[str, ...]
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +39,8 @@ class Reading:
 
     ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
     groups differ), ``learner/NAME/loss``, ``/grad_norm`` and ``/lr`` of further learners, ``optimizer/NAME`` (after the
-    last step), ``seconds/step`` and ``seconds/STAGE``, ``data_wait``
-    (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
+    last step), ``skipped_steps`` (for fp16: how many of them were left out), ``seconds/step`` and ``seconds/STAGE``,
+    ``data_wait`` (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
     """
 
     step: int
@@ -48,6 +56,7 @@ class Readings:
         """ranks: how many work on a step. mean: over them, of a small tensor; all then read at the same steps."""
         self._ranks, self._mean = ranks, mean
         self._held: list[tuple[int, int, StepStats]] = []
+        self._skipped_in_row = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -68,8 +77,12 @@ class Readings:
         losses = tuple(_mean(row.losses) for row in rows)
         metrics = {"loss": _mean(losses)} | _parts(rows) | _updates(rows) | _times(rows, seconds, self._ranks)
         metrics["epoch"] = float(held[-1][1])
-        spoiled = next((found for row in rows if (found := row.spoiled())), None)
+        spoiled = next((found for row in rows if (found := self._spoiled(row))), None)
         return Reading(held[-1][0], losses, metrics, spoiled)
+
+    def _spoiled(self, row: _Row) -> Spoiled | None:
+        self._skipped_in_row = self._skipped_in_row + 1 if row.skipped else 0
+        return row.spoiled(skips_allowed=self._skipped_in_row <= SKIPS_ALLOWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +98,35 @@ class _Row:
     norms: dict[str, float]
     """Of further learners, by name."""
 
-    def spoiled(self) -> Spoiled | None:
+    @property
+    def has_broken_gradients(self) -> bool:
+        return self.grad_norm is not None and not math.isfinite(self.grad_norm)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether loss scaling left the step out."""
+        return self.has_broken_gradients and self.stats.update is not None and self.stats.update.scaled
+
+    def spoiled(self, *, skips_allowed: bool) -> Spoiled | None:
         each = len(self.stats.keys) // max(1, len(self.losses))  # a step's microbatches are of one size
         for place, loss in [
             *enumerate(self.losses),
             *(one for held in self.learners.values() for one in enumerate(held)),
         ]:
             if not math.isfinite(loss):
-                return Spoiled(self.step, loss, tuple(self.stats.keys[place * each : (place + 1) * each]))
-        return None
+                keys = tuple(self.stats.keys[place * each : (place + 1) * each])
+                return Spoiled(self.step, f"the loss of step {self.step} is {loss}", keys)
+        update = self.stats.update
+        for name, norm in self.norms.items():
+            if not math.isfinite(norm) and update is not None:
+                told = update.others[name].broken
+                what = f"the gradient of learner {name!r} at step {self.step} is not finite"
+                return Spoiled(self.step, what, tuple(self.stats.keys), tuple(told()) if told is not None else ())
+        if not self.has_broken_gradients or (self.skipped and skips_allowed):
+            return None
+        weights = tuple(update.broken()) if update is not None and update.broken is not None else ()
+        what = f"the gradient of step {self.step} is not finite"
+        return Spoiled(self.step, what, tuple(self.stats.keys), weights)
 
 
 def _tensors(stats: StepStats) -> Iterator[Tensor]:
@@ -156,9 +189,11 @@ def _parts(rows: Sequence[_Row]) -> dict[str, float]:
 
 def _updates(rows: Sequence[_Row]) -> dict[str, float]:
     metrics = {}
-    norms = [row.grad_norm for row in rows if row.grad_norm is not None]
+    norms = [row.grad_norm for row in rows if row.grad_norm is not None and not row.skipped]
     if norms:
         metrics["grad_norm"] = _mean(norms)
+    if any(row.stats.update is not None and row.stats.update.scaled for row in rows):
+        metrics["skipped_steps"] = float(sum(row.skipped for row in rows))
     update = rows[-1].stats.update
     # A step that was another learner's alone has no rates of the first.
     every = [row.stats.update.learning_rates for row in rows if row.stats.update is not None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st.errors import ProblemsFound, StError
+from st.model.checkpoint.soundness import require_numbers
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
 from st.train.learning.learners import Together, Updater, build_learners
@@ -21,7 +22,7 @@ from st.train.updates.optimizer import HasEvaluationMode, Measured
 from st.train.updates.schedule import without_effect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -72,10 +73,12 @@ def load_denoiser(
     report: Report,
     *,
     placement: Placement | None = None,
+    loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
     """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
 
     Where there is a placement, to which blocks belong, on the host, unless it is quantized: the device does that.
+    loaded: is shown it before anything is done to it. Raises StError for weights that are not finite.
     """
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
@@ -90,6 +93,8 @@ def load_denoiser(
         quantizer.check(device, dtype)
     first = torch.device("cpu") if quantizer or placement else device
     denoiser = family.load_denoiser(first, dtype).requires_grad_(False)
+    require_numbers(denoiser, "[model]")
+    loaded(denoiser)
     adapter.begin(family, denoiser)
     if quantizer is None:
         return denoiser
@@ -156,7 +161,8 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins, chec
     """
     config = run.config
     asked = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
-    every, sentences = split(asked, config.groups, _names(run, asked), config.optimizer.options)
+    names = _names(run, asked)
+    every, sentences = split(asked, config.groups, names, config.optimizer.options)
     for sentence in sentences:
         run.report.note(sentence, kind="group")
     optimizer: Optimizer = config.optimizer.build(every, config.optimizer.options)
@@ -171,13 +177,15 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins, chec
     schedule: Schedule = config.schedule.build(optimizer, config.schedule.options, run.total_steps)
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     adapter_parameters = [p for group in groups for p in group["params"]]
-    run.ranks.adopt(run.denoiser, optimizer, config.clip)
+    scaler = torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None
+    run.ranks.adopt(run.denoiser, optimizer, config.clip, scaler)
     return Updater(
         parameters,
+        names,
         optimizer,
         schedule,
         Average(adapter_parameters, config.average, run.ranks) if config.average is not None else None,
-        torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None,
+        scaler,
         build_learners(run, plugins, checkpoint),
     )
 
@@ -212,11 +220,23 @@ def build_step(run: Run, learner: Updater, plugins: Plugins) -> Step:
 def update(run: Run, learner: Updater) -> UpdateStats:
     """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
     rates = learner.schedule.set(run.progress.step)
-    norm = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip, learner.scaler)
+    norms = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip)
     if learner.average is not None:
         learner.average.update(run.progress.step + 1)
-    optimizer = learner.optimizer
-    return UpdateStats(norm, rates, optimizer.metrics if isinstance(optimizer, Measured) else None)
+
+    def broken() -> list[str]:
+        return [learner.names[parameter] for parameter in norms.broken()]
+
+    return UpdateStats(norms.total, rates, _measured(learner), broken, scaled=learner.scaler is not None)
+
+
+def _measured(learner: Updater) -> Callable[[], Mapping[str, float]] | None:
+    """Numbers of the optimizer, and of what scales losses for it."""
+    optimizer, scaler = learner.optimizer, learner.scaler
+    own = optimizer.metrics if isinstance(optimizer, Measured) else None
+    if scaler is None:
+        return own
+    return lambda: {**(own() if own is not None else {}), "loss_scale": scaler.get_scale()}
 
 
 def _technique_groups(answers: Iterable[tuple[str, Iterable[ParamGroup]]]) -> list[ParamGroup]:

@@ -11,10 +11,11 @@ import torch
 
 from st.data.sets.words import Words
 from st.errors import ProblemsFound, StError
+from st.model.checkpoint.soundness import weights_digest
 from st.randomness import Draws, keyed
 from st.train.assembly import build_objective, load_denoiser
 from st.train.beside.jobs import Jobs
-from st.train.composition import compose
+from st.train.parts.composition import compose
 from st.train.parts.run import Run
 from st.train.ranks.ranks import engine_name
 
@@ -50,8 +51,17 @@ def load_model(
     if problems := objective.problems():
         raise ProblemsFound(problems)
     placement = _placement(config, plugins)
+    seen: list[str] = []
     with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(config, family, adapter, ranks.device, report, placement=placement)
+        denoiser = load_denoiser(
+            config,
+            family,
+            adapter,
+            ranks.device,
+            report,
+            placement=placement,
+            loaded=lambda one: seen.append(weights_digest(one)),
+        )
         stage.advance()
     texts = technique_texts(config, plugins)
     encoded = loader.encodings(texts) if texts else {}
@@ -72,6 +82,7 @@ def load_model(
         total_steps=config.steps or loader.steps(config.epochs or 0),
         jobs=Jobs(lambda text: report.note(text, kind="error")),
         requests=requests,
+        weights=seen[0],
         encodings={words.caption: _collated(family, one, ranks.device) for words, one in encoded.items()},
         placement=placement,
     )

@@ -14,6 +14,7 @@ from st.registrar import Choice
 from st.report.stats import UpdateStats
 from st.train.learning.networks import whole
 from st.train.saving.state import read_state, snapshot
+from st.train.updates.groups import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +41,21 @@ class Further:
     learner: Learner
     parameters: tuple[Tensor, ...]
     optimizer: Optimizer
-    choice: Choice
     schedule: Schedule
     clip: ClipOptions
+    settings: list[dict[str, Any]]
+    """Those of the optimizer's groups, as they were built."""
 
     def update(self, run: Run) -> UpdateStats:
         """One optimizer step of it."""
         rates = self.schedule.set(run.progress.step)
-        return UpdateStats(run.ranks.step(self.optimizer, self.parameters, self.clip), rates)
+        norms = run.ranks.step(self.optimizer, self.parameters, self.clip)
+        names: dict[Tensor, str] = {one: name for name, one in self.learner.module.named_parameters()}
+
+        def broken() -> list[str]:
+            return [f"{self.learner.name}: {names[parameter]}" for parameter in norms.broken()]
+
+        return UpdateStats(norms.total, rates, broken=broken)
 
     def state(self, ranks: Ranks) -> dict[str, Any]:
         """What a checkpoint holds of it; whole on rank 0."""
@@ -55,7 +63,11 @@ class Further:
         counted = {name: one for name, one in learnt.items() if not one.requires_grad}
         weights = whole({name: one for name, one in learnt.items() if name not in counted}, ranks)
         # What a module counts may change with its next call, weights with the next step only.
-        return {"weights": {**weights, **snapshot(counted)}, "optimizer": ranks.optimizer_state(self.optimizer)}
+        return {
+            "weights": {**weights, **snapshot(counted)},
+            "optimizer": ranks.optimizer_state(self.optimizer),
+            "settings": self.settings,
+        }
 
 
 def build_learners(run: Run, plugins: Plugins, checkpoint: Path | None = None) -> dict[str, Further]:
@@ -97,18 +109,23 @@ def _build(run: Run, plugins: Plugins, learner: Learner, owner: str, checkpoint:
     optimizer: Optimizer = chosen.build([group], chosen.options)
     schedule: Schedule = schedules.build(optimizer, schedules.options, run.total_steps)
     clip = learner.clip or run.config.clip
+    settings = settings_of(optimizer.param_groups)
     run.ranks.adopt(module, optimizer, clip)
     count = sum(parameter.numel() for parameter in parameters)
     often = "" if learner.every == 1 else f", every {learner.every} steps"
     run.report.note(f"learner {learner.name!r}: {count:,} weights learn by {chosen.kind}{often}", kind="learner")
-    return Further(learner, parameters, optimizer, chosen, schedule, clip)
+    return Further(learner, parameters, optimizer, schedule, clip, settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Updater:
-    """What changes the weights: everything that is trained, and what moves it. others: further learners, by name."""
+    """What changes the weights: everything that is trained, and what moves it. names: what each parameter is called.
+
+    others: further learners, by name.
+    """
 
     parameters: tuple[Tensor, ...]
+    names: Mapping[Tensor, str]
     optimizer: Optimizer
     schedule: Schedule
     average: Average | None

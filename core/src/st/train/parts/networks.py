@@ -78,7 +78,10 @@ class Network:
 def computing(run: Run) -> AbstractContextManager[Any]:
     """The precision that predictions are made in: autocast for bf16 and fp16, nothing for fp32."""
     dtype = PRECISIONS[run.config.precision]
-    return nullcontext() if dtype == torch.float32 else torch.autocast(run.device.type, dtype)
+    if dtype == torch.float32:
+        return nullcontext()
+    # Its cache would keep a copy in this precision of every weight that learns until the prediction is made.
+    return torch.autocast(run.device.type, dtype, cache_enabled=False)
 
 
 def ask(run: Run, noised: Noised, batch: Batch, conditions: Conditions | None, network: str | None) -> Tensor:

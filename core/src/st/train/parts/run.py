@@ -37,8 +37,8 @@ class Run:
     total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. encodings:
     what the text encoders gave for each text of ``st_texts``, collated, (1, ...), on the device: conditions for
     ``ask``. networks: those of ``st_networks``, by name. placement: what brings the blocks' weights in, if anything.
-    requests: asks the run to save, validate, pause, stop or change its rate. jobs: work beside the loop, such as
-    uploads.
+    weights: a digest of the denoiser's own, as they were loaded. requests: asks the run to save, validate,
+    pause, stop or change its rate. jobs: work beside the loop, such as uploads.
     """
 
     config: RunConfig
@@ -55,6 +55,7 @@ class Run:
     draws: Callable[[Batch], Draws]
     total_steps: int
     jobs: Jobs
+    weights: str = ""
     requests: Requests = field(default_factory=Requests)
     progress: Progress = field(default_factory=Progress)
     encodings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)

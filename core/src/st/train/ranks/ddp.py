@@ -30,7 +30,7 @@ class Ddp(Group):
         return denoiser
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
-        loss.backward(retain_graph=again or None, inputs=parameters)  # type: ignore[no-untyped-call]
+        self.scaled(loss).backward(retain_graph=again or None, inputs=parameters)  # type: ignore[no-untyped-call]
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         self.average_gradients(parameters)

@@ -18,7 +18,7 @@ from st.diffusion.weightings import Uniform as Even
 from st.diffusion.weightings import UniformOptions as EvenOptions
 from st.errors import ProblemsFound
 from st.randomness import Draws
-from st.train.composition import compose
+from st.train.parts.composition import compose
 
 
 @dataclass(frozen=True)
