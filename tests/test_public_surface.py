@@ -15,16 +15,16 @@ import st
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
 DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input Jobs
-LatentCodec Layer LayerTable LoraShape Losses Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture
-PipelineFamily Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar Report Requests Run RunInfo
-SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind TRACKER TokenStream Tracker
-UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl
-kohya_format reading_also renamed_format
+LatentCodec Layer LayerTable Learner LoraShape Losses Media Mix ModelFamily ModuleTap Network Noised OPTIMIZER Options
+Outcome Picture PipelineFamily Placement Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar
+Report Requests Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind
+TRACKER TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format
+fused_format hookimpl kohya_format reading_also renamed_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily
-TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests PlacementTests
+QuantizerTests TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {
@@ -33,9 +33,14 @@ HOOKS = {
     "st_report_opened": "report",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
+    "st_texts": "config family",
+    "st_placement": "config family",
+    "st_objective": "run objective",
     "st_denoiser_loaded": "run",
+    "st_networks": "run",
     "st_block_middleware": "run",
     "st_parameters": "run",
+    "st_learners": "run",
     "st_step": "run",
     "st_step_end": "run stats",
     "st_checkpoint_saved": "run checkpoint",

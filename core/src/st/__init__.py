@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Layer as Layer
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
+    from st.model.inside.placement import Placement as Placement
+    from st.model.inside.terms import ModuleTap as ModuleTap
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from st.report.tracker import Tracker as Tracker
     from st.train.beside.jobs import Jobs as Jobs
     from st.train.beside.requests import Requests as Requests
+    from st.train.parts.learner import Learner as Learner
+    from st.train.parts.networks import Network as Network
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper
@@ -162,6 +166,8 @@ _MODULES = {
         "Proceed",
         "TokenStream",
     ),
+    "st.model.inside.placement": ("Placement",),
+    "st.model.inside.terms": ("ModuleTap",),
     "st.model.pipelines.pipeline_family": ("PipelineFamily",),
     "st.model.quantize.quantizer": (
         "QUANTIZER",
@@ -189,6 +195,8 @@ _MODULES = {
     ),
     "st.train.beside.jobs": ("Jobs",),
     "st.train.beside.requests": ("Requests",),
+    "st.train.parts.learner": ("Learner",),
+    "st.train.parts.networks": ("Network",),
     "st.train.parts.run": ("Run",),
     "st.train.parts.step": (
         "Step",

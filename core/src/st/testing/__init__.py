@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
+    from st.testing.placements import PlacementTests as PlacementTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
@@ -33,6 +34,7 @@ _HOME = {
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",
+    "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
