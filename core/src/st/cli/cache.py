@@ -119,10 +119,12 @@ def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
 def _origins(config: Any, active: Any) -> Origins:
     from st.data.cache.origins import Origins
     from st.model.quantize.quantizer import text_encoders
+    from st.model.streams import streams_of
     from st.train.stages import brought_encoders
 
     encoders = text_encoders(config.quantizer, active.family)
-    return Origins(active.family.codec(), encoders, features=brought_encoders(config, active, encoders))
+    family, features = active.family, brought_encoders(config, active, encoders)
+    return Origins(family.codec(), encoders, features=features, streams=streams_of(family))
 
 
 def _megabytes(size_bytes: int) -> str:

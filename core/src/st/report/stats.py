@@ -33,6 +33,7 @@ class StepStats:
 
     losses: list[Tensor] = field(default_factory=list)
     terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Losses of streams and further terms, by name."""
     datasets: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     samples: int = 0
@@ -43,7 +44,7 @@ class StepStats:
     def add(self, losses: Losses, batch: Batch) -> None:
         """Count one microbatch."""
         self.losses.append(losses.total.detach())
-        for name, term in losses.terms.items():
+        for name, term in {**losses.streams, **losses.terms}.items():
             self.terms.setdefault(name, []).append(term.detach())
         self.datasets.append(batch.dataset)
         self.keys.extend(batch.keys)

@@ -24,7 +24,7 @@ def example_inputs(codec: LatentCodec, geometry: Geometry, captions: Sequence[st
     from st.data.encoder import Input
 
     def made(number: int) -> dict[str, Any]:
-        if codec.reads == "audio":
+        if "audio" in codec.reads:
             return {"audio": example_sound(geometry, codec.sample_rate, codec.channels, number)}
         return {"pixels": example_pixels(geometry, number)}
 
@@ -68,10 +68,14 @@ def encoded(encoder: Encoder, inputs: Sequence[Input], device: torch.device) -> 
     """What an encoder gives of these inputs, each told only what it reads."""
     from dataclasses import replace
 
-    blank: dict[str, Any] = {"caption": None, "pixels": None, "audio": None}
-    shown = [replace(item, **{**blank, encoder.reads: getattr(item, encoder.reads)}) for item in inputs]
+    blank: dict[str, Any] = {"caption": None, "pixels": None, "audio": None, "references": (), "role": "caption"}
+
+    def told(item: Input) -> Input:
+        read: dict[str, Any] = {what: getattr(item, what) for what in encoder.reads}
+        return replace(item, **(blank | read))
+
     with encoder.open(device) as encode:
-        return list(encode(shown))
+        return list(encode([told(item) for item in inputs]))
 
 
 def example_batch(family: ModelFamily[Any], geometry: Geometry, captions: Sequence[str] = CAPTIONS) -> Batch:

@@ -17,6 +17,7 @@ import torch
 from st.data.shape.buckets import BatchShape, check_batches
 from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
 from st.model.adapters.references import references_read, unsuited
+from st.model.streams import streams_of
 from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report
@@ -206,6 +207,7 @@ def encode(
         prompts=prompts_to_encode(config.validation),
         references=read.encoder if read else None,
         features=brought_encoders(config, plugins, encoders),
+        streams=streams_of(family),
     )
     return encoded, cache
 

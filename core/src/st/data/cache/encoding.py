@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, Protocol
-from uuid import uuid4
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.digest import digest_of, digest_of_file
-from st.data.encoder import Input
+from st.data.joint import lacking_pairs, read_pairs
 from st.data.media.media_reader import WINDOWED
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.words import words_for
+from st.data.sharing import batches_of, exchange_digests, owners
+from st.data.streams import tell_lacking
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
@@ -32,26 +31,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
-    from st.data.encoder import Encoder, LatentCodec
+    from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
+    from st.data.joint import Pair
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
-    from st.data.store.store import Store
+    from st.data.sharing import Sharers
     from st.notes import Notes, Stage
 
 Rows = NDArray[np.int64]
-DIGESTS = "digests/"
 CHUNK = 16384
-
-
-class Sharers(Protocol):
-    """What encoding needs to know of the other ranks."""
-
-    rank: int
-    size: int
-
-    def barrier(self, stage: str) -> None:
-        """Wait for the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +73,33 @@ def fill(
     prompts: Sequence[Words] = (),
     references: Encoder | None = None,
     features: Sequence[Encoder] = (),
+    streams: Mapping[str, LatentCodec] = MappingProxyType({}),
 ) -> Encoded:
     """Encode what the cache lacks of every sample, caption and mask; every rank calls it and gets the same answer.
 
     prompts: further texts to encode (validation); the empty caption is always encoded. references: what encodes
-    reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
-    is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
-    exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
-    ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for outputs that are not
-    finite.
+    reference pictures, the codec where it is None. features: encoders of techniques. streams: the codecs of several
+    latents by name, ``codec`` first; a sample of which another of them can make nothing stays, and is named. Ranks
+    share out the work by what is to be encoded, so that none waits for another before the end and nothing is encoded
+    twice (``owners`` names an exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more
+    of a data set than its ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for
+    outputs that are not finite.
     """
-    origins = Origins(codec, text_encoders, references, features)
+    origins = Origins(codec, text_encoders, references, features, streams)
     filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
     if options.verify == "start":
         filling.verify()
-    for encoder in filling.origins.encoders:
-        if encoder.reads == "caption":
-            filling.captions(encoder, list(words_for(encoder, sets, prompts)))
-        else:
-            filling.media(encoder)
-    if filling.origins.references is not codec:
-        filling.media(filling.origins.references)
+    for encoder in origins.caption_readers:
+        filling.captions(encoder, list(words_for(encoder, sets, prompts)))
+    for encoder in origins.media_readers:
+        filling.media(encoder)
+    if origins.references is not codec:
+        filling.media(origins.references)
     filling.share("encoding")
+    for encoder in origins.joint_readers:
+        filling.joint(encoder)
+    if origins.joint_readers:
+        filling.share("encoding captions with their samples")
     filling.masks()
     return filling.encoded()
 
@@ -123,6 +117,7 @@ class _Filling:
     options: CacheOptions
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    without: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
     lacked: bool = False
 
     @property
@@ -152,7 +147,7 @@ class _Filling:
             todo += [(origins[place], texts[start + place]) for place in mine]
         # Neighbours of one length are padded least, and the batch that needs most memory comes first.
         todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
-        pairs = ((one, Input(one.key, caption=words.caption, facts=words.read_by(encoder))) for one, words in todo)
+        pairs = ((one, words.input(encoder)) for one, words in todo)
         with ExitStack() as stack:
             if todo:
                 self._encode(
@@ -172,17 +167,52 @@ class _Filling:
                 self._encode(encoder, self._inputs(encoder, jobs, pool, stage), stage, stack)
         self.cache.flush()
 
+    def joint(self, encoder: Encoder) -> None:
+        """Encode this rank's share of what the cache lacks of captions that are read with their samples."""
+        todo: list[Pair] = []
+        for one in self.sets:
+            for bucket in sorted(one.buckets, key=lambda bucket: bucket.geometry, reverse=True):
+                mine = self._mine(one, np.unique(bucket.rows))
+                lacking = lacking_pairs(encoder, self.origins, self.cache, one, mine)
+                todo += [(one, row, words) for row, words in lacking]
+        self.lacked |= bool(todo)
+        with ExitStack() as stack:
+            if todo:
+                pool = stack.enter_context(ThreadPoolExecutor(self.options.workers))
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo)))
+                read = read_pairs(encoder, self.origins, todo, pool, self.options.batch)
+                self._encode(encoder, self._unknown(read, stage), stage, stack)
+        self.cache.flush()
+
+    def _unknown(
+        self, read: Iterable[tuple[Pair, Origin | None, Input | str]], stage: Stage
+    ) -> Iterator[tuple[Origin, Input]]:
+        """What is to be encoded of what was read; the rest is passed over, and why is remembered."""
+        recent: deque[str] = deque(maxlen=2 * self.options.batch)
+        for (one, row, _), origin, given in read:
+            if isinstance(given, str):
+                self.reasons[one.name, one.index.key(row)] = given
+            # Without a digest another encoder could not read the sample, which is left out for that.
+            elif origin is not None and origin.key not in recent and origin.key not in self.cache:
+                recent.append(origin.key)
+                yield origin, given
+                continue
+            stage.advance()
+
     def _jobs(self, encoder: Encoder) -> list[_Job]:
         jobs = []
         for one in self._read_by(encoder):
-            sizes = one.index.table["size_bytes"].to_numpy()
             for bucket in one.buckets:
-                rows = np.unique(bucket.rows)
-                mine = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
-                lacking = self._lacking(encoder, one, mine)
+                lacking = self._lacking(encoder, one, self._mine(one, np.unique(bucket.rows)))
                 if len(lacking):
                     jobs.append(_Job(one, bucket.geometry, lacking))
         return sorted(jobs, key=lambda job: job.geometry, reverse=True)
+
+    def _mine(self, one: PreparedSet, rows: Rows) -> Rows:
+        """The rows that this rank encodes."""
+        sizes = one.index.table["size_bytes"].to_numpy()
+        mine: Rows = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
+        return mine
 
     def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
@@ -215,7 +245,7 @@ class _Filling:
             try:
                 origin, given = future.result()
             except SampleUnreadable as error:
-                self.reasons[job.one.name, error.key] = error.reason
+                self._unreadable(encoder)[job.one.name, error.key] = error.reason
                 stage.advance()
                 continue
             self.digested.setdefault(job.one.name, []).append(row)
@@ -228,7 +258,7 @@ class _Filling:
     def _encode(self, encoder: Encoder, pairs: Iterable[tuple[Origin, Input]], stage: Stage, stack: ExitStack) -> None:
         """Give the encoder its inputs in batches of one geometry. It is loaded when there is a first one."""
         run: EncoderRun | None = None
-        for batch in _batches(pairs, self.options.batch):
+        for batch in batches_of(pairs, self.options.batch):
             if run is None:
                 run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
             for (origin, _), tensors in zip(batch, run([given for _, given in batch]), strict=True):
@@ -240,30 +270,10 @@ class _Filling:
         self.cache.flush()
         fresh = {one.name: self.digested.pop(one.name) for one in self.every if one.name in self.digested}
         if self.ranks.size > 1:
-            self._exchange_digests(fresh, stage)
+            exchange_digests(self.every, fresh, self.cache, self.ranks, stage)
         elif fresh:
             for one in self.every:
                 one.save_digests()
-
-    def _exchange_digests(self, fresh: Mapping[str, list[int]], stage: str) -> None:
-        """Through the cache's store, since what ranks share beyond that is the engine's own affair."""
-        store, written = self.cache.store, []
-        for one in self.every:
-            if one.name in fresh:
-                written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
-                sink = pa.BufferOutputStream()
-                pq.write_table(one.index.take(np.array(sorted(fresh[one.name]))).digest_table(), sink)
-                store.create(written[-1], bytes(sink.getvalue()))
-        self.ranks.barrier(stage)
-        self.cache.refresh()
-        for one in self.every:
-            if tables := list(_tables(store, _digests_of(one))):
-                one.index.recall(pa.concat_tables(tables))
-                if self.ranks.rank == 0:
-                    one.save_digests()
-        self.ranks.barrier(f"{stage}: digests")
-        for key in written:
-            store.delete(key)
 
     def masks(self) -> None:
         """Shrink this rank's share of the masks to the size of their latents.
@@ -309,7 +319,14 @@ class _Filling:
         if self.ranks.size == 1 and not self.lacked and not self.reasons:
             # A warm start of a large data set is made of looking keys up: once is enough.
             return Encoded(self.sets, self.origins)
-        return Encoded(tuple(self._without_unreadable(one) for one in self.sets), self.origins)
+        left = tuple(self._without_unreadable(one) for one in self.sets)
+        for one in left:
+            for name, codec in self.origins.further_streams.items():
+                rows = np.unique(np.concatenate([bucket.rows for bucket in one.buckets]))
+                lacking = [int(row) for row in self._lacking(codec, one, rows)]
+                self.origins.lacking.setdefault(name, {})[one.name] = set(lacking)
+                tell_lacking(one, name, lacking, self._unreadable(codec), self.report)
+        return Encoded(left, self.origins)
 
     def _without_unreadable(self, one: PreparedSet) -> PreparedSet:
         gone = {row for bucket in one.buckets for row in self._unencoded(one, bucket.rows)}
@@ -325,11 +342,19 @@ class _Filling:
         buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
         return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
 
+    def _unreadable(self, encoder: Encoder) -> dict[tuple[str, str], str]:
+        """Why samples could not be given to an encoder: without its stream they train on, otherwise they are out."""
+        further = encoder in self.origins.further_streams.values()
+        return self.without.setdefault(encoder.name, {}) if further else self.reasons
+
     def _unencoded(self, one: PreparedSet, rows: Rows) -> Iterator[int]:
         """Rows without an entry of some encoder, or whose mask could not be read."""
         rows = np.unique(rows)
         for encoder in self.origins.media_readers:
-            yield from map(int, self._lacking(encoder, one, rows))
+            if encoder not in self.origins.further_streams.values():
+                yield from map(int, self._lacking(encoder, one, rows))
+        for encoder in self.origins.joint_readers:
+            yield from dict.fromkeys(row for row, _ in lacking_pairs(encoder, self.origins, self.cache, one, rows))
         for other in one.references:
             for row in map(int, self._lacking(self.origins.references, other, rows)):
                 self.reasons[one.name, one.index.key(row)] = f"its reference: {self._reason(other, row)}"
@@ -349,42 +374,3 @@ class _Filling:
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
         return self.reasons.setdefault((name, key), "another rank could not decode it")
-
-
-def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
-    for entry in store.list(prefix):
-        # Another run that fills the same cache may take its own away at any moment.
-        with suppress(FileNotFoundError):
-            yield pq.read_table(pa.BufferReader(store.read(entry.key)))
-
-
-def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
-    """Which rank encodes each of these files, (N,), from their sizes in bytes.
-
-    Files of one size have one owner, so that two copies of a file are encoded once without the ranks asking one
-    another. Where so many share a size that one rank would do most of the work (uncompressed pictures), they are dealt
-    out, and copies among those may be encoded on two ranks.
-    """
-    if ranks == 1:
-        return np.zeros(len(sizes), dtype=np.int64)
-    distinct, place, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    owner = np.array([int(blake2b(str(size).encode(), digest_size=4).hexdigest(), 16) % ranks for size in distinct])
-    crowded = counts > max(8, len(sizes) // (4 * ranks))
-    return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
-
-
-def _digests_of(one: PreparedSet) -> str:
-    # References have the url of the data set that they belong to.
-    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
-
-
-def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:
-    """Consecutive inputs of one geometry, at most ``size`` of them."""
-    batch: list[tuple[Origin, Input]] = []
-    for pair in pairs:
-        if batch and (len(batch) == size or batch[0][1].geometry != pair[1].geometry):
-            yield batch
-            batch = []
-        batch.append(pair)
-    if batch:
-        yield batch

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from st.data.cache.pruning import records
+from st.data.joint import texts_of
 from st.data.sets.words import Words
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ def explain(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> Itera
         origin = origins.media(encoder, one.index, row)
         assert origin is not None
         yield Explanation(encoder.name, one.index.key(row), _state(cache, origin, known))
+    for encoder in origins.joint_readers:
+        for other in one.references:
+            other.digest(row)
+        for words in texts_of(one, row, encoder):
+            origin = origins.joint(encoder, one, row, words)
+            assert origin is not None
+            yield Explanation(encoder.name, f"{one.index.key(row)} {words.caption!r}", _state(cache, origin, known))
     for encoder in origins.caption_readers:
         for text in one.index.captions(row) or ("",):
             words = Words(text, one.index.facts(row))

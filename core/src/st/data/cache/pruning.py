@@ -11,6 +11,7 @@ from st.data.cache.cache import INDEXES, SHARDS
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.cache.shard import DAMAGED, unpack_records
 from st.data.digest import digest_of
+from st.data.joint import texts_of
 from st.data.sets.prepare import PreparedSet
 from st.data.sets.words import words_for
 
@@ -114,6 +115,13 @@ def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, pro
         for row in range(len(one.index)):
             one.digest(row)
             keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one.index, row))}
+        for other in one.references if origins.joint_readers else ():
+            for row in range(len(other.index)):
+                other.digest(row)
+        for encoder in origins.joint_readers:
+            pairs = ((row, words) for row in range(len(one.index)) for words in texts_of(one, row, encoder))
+            joint = (origins.joint(encoder, one, row, words) for row, words in pairs)
+            keys |= {origin.key for origin in joint if origin}
         for row in masked_rows(one):
             size = latent_size(origins, cache, one, row)
             origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))

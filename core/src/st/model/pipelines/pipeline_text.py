@@ -48,7 +48,7 @@ class PipelineText(Encoder):
     """A pipeline without its denoiser and its autoencoder, asked ``encode_prompt``."""
 
     name = "text"
-    reads = "caption"
+    reads = ("caption",)
 
     def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str) -> None:
         self.folder, self.prompting, self.dtype = folder, prompting, dtype

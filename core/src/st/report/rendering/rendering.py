@@ -75,15 +75,12 @@ def encode_texts(
     family: ModelFamily[Any], wanted: Sequence[Words], device: torch.device, encoders: Sequence[Encoder] = ()
 ) -> Encodings:
     """What the family's text encoders, or those given, say of each; an encoder is loaded once, one at a time."""
-    from st.data.encoder import Input
-
     merged: dict[Words, dict[str, Tensor]] = {words: {} for words in wanted}
     for encoder in encoders or family.text_encoders():
-        if encoder.reads != "caption":
+        if encoder.reads_samples:
             continue
         with encoder.open(device) as encode:
-            given = [Input(words.caption, caption=words.caption, facts=words.read_by(encoder)) for words in wanted]
-            entries = encode(given)
+            entries = encode([words.input(encoder) for words in wanted])
         for words, entry in zip(wanted, entries, strict=True):
             merged[words] |= entry
     return merged
@@ -127,7 +124,7 @@ class Renderer:
 
     def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
         """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
-        media = _MADE[self.run.family.codec().reads](shot, frames)
+        media = _MADE[self.run.family.codec().reads[0]](shot, frames)
         return self.run.family.geometry.nearest(media, media.height * media.width)
 
     def render(
@@ -245,7 +242,7 @@ class Renderer:
 
 def nothing(codec: LatentCodec, geometry: Geometry) -> Input:
     """A grey picture or clip, or silence, of this size, for a codec."""
-    return _NOTHING[codec.reads](codec, geometry)
+    return _NOTHING[codec.reads[0]](codec, geometry)
 
 
 def _grey(codec: LatentCodec, geometry: Geometry) -> Input:

@@ -111,7 +111,7 @@ class TinyCodec(LatentCodec):
     """Exact: each 8x8 patch of pixels becomes the channels of one latent pixel, scaled by the checkpoint's factor."""
 
     name = "codec"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -145,7 +145,7 @@ class TinyText(Encoder):
     """The first 32 bytes of a caption, each looked up in a table."""
 
     name = "text"
-    reads = "caption"
+    reads = ("caption",)
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -27,7 +27,7 @@ class MarkedCaptions(Encoder):
     """
 
     name = "text"
-    reads = "caption"
+    reads = ("caption",)
 
     def __init__(self, inner: Encoder, zeros: bool) -> None:
         self.inner, self.zeros = inner, zeros
@@ -73,7 +73,7 @@ class Tokens(Encoder):
     """
 
     name = "tokens"
-    reads = "caption"
+    reads = ("caption",)
 
     def __init__(self, folder: CheckpointFolder, counter: Encoder) -> None:
         self.folder, self.counter = folder, counter

@@ -68,7 +68,7 @@ class FirstPicture(Encoder):
     """A picture of a prompt as the denoiser is given a clip's first frame, and as a vision model sees it."""
 
     name = "first_picture"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, codec: WanCodec, eye: ImageEmbeds | None) -> None:
         self.codec, self.eye = codec, eye
@@ -107,7 +107,7 @@ class ControlClip(Encoder):
     """A clip that VACE is controlled by, none of which stays; a picture is one that does not move."""
 
     name = "control"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, codec: WanCodec) -> None:
         self.codec = codec
@@ -140,7 +140,7 @@ class ImageEmbeds(Encoder):
     """What CLIP sees in a clip's first frame: (257, D), the second last of its hidden states."""
 
     name = "image"
-    reads = "pixels"
+    reads = ("pixels",)
     COMPONENTS = ("image_encoder", "image_processor")
 
     def __init__(self, folder: CheckpointFolder, pipeline: str) -> None:
