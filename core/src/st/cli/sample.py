@@ -67,7 +67,8 @@ def sample(
     facts = recipe(shot, str(geometry), options.sampler)
     codec = opened.family.codec()
     rate = codec.frames_per_second
-    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+    sound = renderer.sounds.get((shot.name, geometry))
+    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate, sound=sound))
 
 
 def _facts(given: Iterable[str]) -> dict[str, str]:

@@ -47,8 +47,8 @@ class Layout:
 
         if joined.ndim != 2 or joined.shape[1] != sum(self.sizes):
             raise ValueError(f"a tensor {tuple(joined.shape)} does not hold the streams {dict(self.shapes)}")
-        parts = zip(self.shapes.items(), torch.split(joined, self.sizes, dim=1), strict=True)
-        return {name: part.unflatten(1, shape) for (name, shape), part in parts}
+        parts = zip(self.shapes.items(), torch.split(joined, list(self.sizes), dim=1), strict=True)
+        return {name: part.reshape(-1, *shape) for (name, shape), part in parts}
 
     def join_times(self, times: Mapping[str, Tensor]) -> Tensor:
         """Times of each stream's samples or positions, as ``broadcast`` reads them, as one tensor, (B, N)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from types import MethodType
@@ -60,10 +60,15 @@ class TokenStream:
 
 @dataclass(frozen=True, slots=True)
 class BlockGroup:
-    """A list of alike blocks, run in order: ``path`` names an ``nn.ModuleList`` inside the denoiser."""
+    """A list of alike blocks, run in order: ``path`` names an ``nn.ModuleList`` inside the denoiser.
+
+    stream: the tokens that techniques may take away. further: other streams of the family by name, such as the sound of
+    a clip, where the blocks pass those on too: each has an argument to itself, and keeps all of its tokens.
+    """
 
     path: str
     stream: TokenStream = TokenStream()
+    further: Mapping[str, TokenStream] = field(default_factory=dict, hash=False)
 
 
 class Layer(IntEnum):
@@ -105,6 +110,11 @@ class BlockCall:
         stream = self.group.stream
         return stream.read(self.arguments[stream.argument], self.count)
 
+    def of(self, name: str) -> Tensor:
+        """The tokens of a further stream on their way into the block, (B, S, D)."""
+        found: Tensor = self.arguments[self.group.further[name].argument]
+        return found
+
     def dropping(self, keep: Tensor) -> BlockCall:
         """The same call with only the tokens in ``keep`` (K,), sorted. Later blocks receive only those too."""
         stream = self.group.stream
@@ -133,6 +143,12 @@ class BlockResult:
     def tokens(self) -> Tensor:
         """The stream's tokens as the block left them, (B, count, D)."""
         return self.call.group.stream.read(self.sequence, self.call.count)
+
+    def of(self, name: str) -> Tensor:
+        """The tokens of a further stream as the block left them, (B, S, D)."""
+        place = self.call.group.further[name].returned
+        found: Tensor = self.value if place is None else self.value[place]
+        return found
 
     def restoring(self, tokens: Tensor) -> BlockResult:
         """The same result with every token present again. tokens: (B, S, D)."""
@@ -199,7 +215,7 @@ class BlockStack:
     the first block's own tensor tells how many tokens there are, or ``TokenStream.count`` where text shares it.
 
     Limits. One recomputed region is one block. One selection of tokens per batch, unless ``TokenStream.select`` can
-    narrow what is per sample. Sequences are (B, S, D). A block carries one stream.
+    narrow what is per sample. Sequences are (B, S, D). Tokens of further streams are read, and never dropped.
     """
 
     def __init__(
