@@ -13,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
     from st.testing.declared import not_applicable as not_applicable
+    from st.testing.duo import TinyDuo as TinyDuo
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
@@ -32,6 +33,7 @@ _HOME = {
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",
     "QuantizerTests": "st.testing.quantizers",
+    "TinyDuo": "st.testing.duo",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

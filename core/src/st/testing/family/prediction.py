@@ -51,7 +51,7 @@ class PredictionTests(FamilyTests):
 
         prediction = family.predict(denoiser, noised, batch)
 
-        assert prediction.shape == batch.latents.shape
+        assert prediction.shape == batch.clean.shape
         assert torch.isfinite(prediction).all()
 
     def test_prediction_ignores_batch_mates(
@@ -101,7 +101,7 @@ class PredictionTests(FamilyTests):
 
         from st.diffusion.sampler import sample
 
-        noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
         blank = example_noised(family, batch)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -118,13 +118,13 @@ class PredictionTests(FamilyTests):
 
         from st.diffusion.sampler import sample, times
 
-        noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
 
         def exact(x: Tensor, t: Tensor) -> Tensor:
-            return family.target(family.path(t)).of(batch.latents, noise)
+            return family.target(family.path(t)).of(batch.clean, noise)
 
         steps = times(8, family.time_shift(family.tokens(batch.latents)))
-        start = family.path(torch.ones(len(noise))).of(batch.latents, noise)
+        start = family.path(torch.ones(len(noise))).of(batch.clean, noise)
         latents = sample(exact, family.path, family.target, start, steps)
 
-        torch.testing.assert_close(latents, batch.latents, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(latents, batch.clean, rtol=1e-3, atol=1e-3)
