@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
     from st.testing.declared import not_applicable as not_applicable
     from st.testing.duo import TinyDuo as TinyDuo
+    from st.testing.edit import TinyEdit as TinyEdit
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
@@ -34,6 +35,7 @@ _HOME = {
     "ModelFamilyTests": "st.testing.family",
     "QuantizerTests": "st.testing.quantizers",
     "TinyDuo": "st.testing.duo",
+    "TinyEdit": "st.testing.edit",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

@@ -96,10 +96,12 @@ class PredictionTests(FamilyTests):
         self, family: ModelFamily[Any], denoiser: nn.Module, batch: Batch, reference: Reference
     ) -> None:
         from dataclasses import replace
+        from functools import partial
 
         import torch
 
         from st.diffusion.sampler import sample
+        from st.model.streams import PlacesTimes
 
         noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
         blank = example_noised(family, batch)
@@ -107,9 +109,12 @@ class PredictionTests(FamilyTests):
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return family.predict(denoiser, replace(blank, x=x, t=t), batch)
 
+        start, positions = noise, None
+        if isinstance(family, PlacesTimes):
+            start, positions = family.start(noise, batch), partial(family.times, batch=batch, draws=None)
         with torch.no_grad():
             expected, times = reference(denoiser, batch, noise)
-            latents = sample(predict, family.path, family.target, noise, times)
+            latents = sample(predict, family.path, family.target, start, times, positions=positions)
 
         assert float((latents - expected).abs().max()) <= self.reference_tolerance
 
