@@ -69,8 +69,9 @@ class TinyDuo(TinyFamily):
         layout = batch.layout
         assert layout is not None, "a batch of this family has its streams"
         x, t = layout.split(noised.x), layout.split_times(noised.t)
-        sizes = {CLIP: x[CLIP].shape[2:], SOUND: (1, 1, x[SOUND].shape[2])}
-        times = {name: to_tokens(t[name], x[name].shape, sizes[name]) for name in x}
+        frames, height, width = x[CLIP].shape[2:]
+        grids = {CLIP: (frames, height, width), SOUND: (1, 1, x[SOUND].shape[2])}
+        times = {name: to_tokens(t[name], x[name].shape, grids[name]) for name in x}
         answers = denoiser(
             x[CLIP],
             x[SOUND],

@@ -42,11 +42,12 @@ def save_clip(
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
         stream.height, stream.width = array.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": QUALITY}
-        tracks = [container.add_stream("aac", rate=one.sample_rate, layout=one.layout) for one in [sound] if one]
+        # Every stream is there before the first packet, which the container's header waits for.
+        track = sound and container.add_stream("aac", rate=sound.sample_rate, layout=sound.layout)
         for frame in array:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-        for track in tracks if sound is not None else ():
+        if sound and track:
             heard = np.ascontiguousarray(sound.samples.float().nan_to_num(0.0).clamp(-1, 1).cpu().numpy())
             frame = av.AudioFrame.from_ndarray(heard, format="fltp", layout=sound.layout)
             frame.sample_rate = sound.sample_rate
