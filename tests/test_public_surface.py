@@ -22,8 +22,8 @@ kohya_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
-TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyDuo TinyEdit
+TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {

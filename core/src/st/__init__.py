@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from st.diffusion.objective import Noised as Noised
     from st.diffusion.path import Mix as Mix
     from st.diffusion.sampler import SAMPLER as SAMPLER
+    from st.diffusion.streams import Layout as Layout
     from st.diffusion.weighting import WEIGHTING as WEIGHTING
     from st.errors import Problem as Problem
     from st.errors import SampleUnreadable as SampleUnreadable
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
+    from st.model.streams import MakesStreams as MakesStreams
+    from st.model.streams import PlacesTimes as PlacesTimes
+    from st.model.text_stack import TextStack as TextStack
     from st.options import Options as Options
     from st.progress import Checkpoint as Checkpoint
     from st.progress import Outcome as Outcome
@@ -99,6 +103,7 @@ _MODULES = {
     ),
     "st.diffusion.path": ("Mix",),
     "st.diffusion.sampler": ("SAMPLER",),
+    "st.diffusion.streams": ("Layout",),
     "st.diffusion.weighting": ("WEIGHTING",),
     "st.errors": (
         "Problem",
@@ -136,6 +141,11 @@ _MODULES = {
         "QUANTIZER",
         "Quantizer",
     ),
+    "st.model.streams": (
+        "MakesStreams",
+        "PlacesTimes",
+    ),
+    "st.model.text_stack": ("TextStack",),
     "st.options": ("Options",),
     "st.progress": (
         "Checkpoint",
