@@ -27,7 +27,7 @@ class MarkedCaptions(Encoder):
     reads = ("caption",)
 
     def __init__(self, inner: Encoder, zeros: bool) -> None:
-        self.inner, self.zeros = inner, zeros
+        self.inner, self.zeros, self.reads = inner, zeros, inner.reads
 
     @property
     def fingerprint(self) -> str:
