@@ -14,11 +14,11 @@ import st
 
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend Geometry GeometryRule Input LatentCodec Layer Losses
-Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture PipelineFamily Problem Proceed QUANTIZER Quantizer
-References Registrar Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper
-StrategyKind TRACKER TokenStream Tracker UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format hookimpl
-kohya_format
+DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend Geometry GeometryRule Input LatentCodec Layer Layout
+Losses MakesStreams Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture PipelineFamily PlacesTimes Problem
+Proceed QUANTIZER Quantizer References Registrar Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step
+StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker UpdateStats VALIDATOR WEIGHTING comfyui_format
+diffusers_format hookimpl kohya_format
 """
 
 TESTING_NAMES = """

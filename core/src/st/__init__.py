@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from st.data.source.folder import FolderBackend as FolderBackend
     from st.diffusion.density import DENSITY as DENSITY
     from st.diffusion.distance import DISTANCE as DISTANCE
+    from st.diffusion.layout import Layout as Layout
     from st.diffusion.objective import Batch as Batch
     from st.diffusion.objective import Losses as Losses
     from st.diffusion.objective import Noised as Noised
     from st.diffusion.path import Mix as Mix
     from st.diffusion.sampler import SAMPLER as SAMPLER
-    from st.diffusion.streams import Layout as Layout
     from st.diffusion.weighting import WEIGHTING as WEIGHTING
     from st.errors import Problem as Problem
     from st.errors import SampleUnreadable as SampleUnreadable
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
+    from st.model.pipelines.text_stack import TextStack as TextStack
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
     from st.model.streams import MakesStreams as MakesStreams
     from st.model.streams import PlacesTimes as PlacesTimes
-    from st.model.text_stack import TextStack as TextStack
     from st.options import Options as Options
     from st.progress import Checkpoint as Checkpoint
     from st.progress import Outcome as Outcome
@@ -103,7 +103,7 @@ _MODULES = {
     ),
     "st.diffusion.path": ("Mix",),
     "st.diffusion.sampler": ("SAMPLER",),
-    "st.diffusion.streams": ("Layout",),
+    "st.diffusion.layout": ("Layout",),
     "st.diffusion.weighting": ("WEIGHTING",),
     "st.errors": (
         "Problem",
@@ -145,7 +145,7 @@ _MODULES = {
         "MakesStreams",
         "PlacesTimes",
     ),
-    "st.model.text_stack": ("TextStack",),
+    "st.model.pipelines.text_stack": ("TextStack",),
     "st.options": ("Options",),
     "st.progress": (
         "Checkpoint",

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from st.diffusion.densities import Segmented, SegmentedOptions, Uniform, UniformOptions
 from st.diffusion.distances import L2, Huber, L2Options, RobustOptions
+from st.diffusion.layout import broadcast, from_tokens, to_tokens
 from st.diffusion.objective import Batch, MaskOptions, Noised, Objective
 from st.diffusion.path import DiscretePath, Path, scaled_linear_betas, straight
 from st.diffusion.sampler import Sampler, euler, following, sample, times
 from st.diffusion.samplers import heun
 from st.diffusion.target import Target, clean, epsilon, v, velocity
-from st.diffusion.times import broadcast, from_tokens, to_tokens
 from st.diffusion.weightings import InverseSquare, InverseSquareOptions, MinSnr, MinSnrOptions
 from st.diffusion.weightings import Uniform as Even
 from st.diffusion.weightings import UniformOptions as EvenOptions

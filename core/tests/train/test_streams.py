@@ -8,9 +8,9 @@ from pathlib import Path
 import av
 import pytest
 
-from st.testing.duo import TinyDuo
 from st.testing.media import tone, write_clip
 from st.testing.runs import TinyRun, call_cli
+from st.testing.subjects.duo import TinyDuo
 
 RUN_FILE = """
 plugins = [{plugin}]
@@ -53,9 +53,13 @@ def clips(tmp_path: Path) -> Path:
 
 def trained(folder: Path, clips: Path, *arguments: str, model: str = "", text: str = "") -> TinyRun:
     TinyDuo.tiny(folder / "tiny")
-    import st.testing.duo
+    import st.testing.subjects.duo
 
-    names = {"plugin": f"{st.testing.duo.__file__}:TinyDuo", "output": folder / "run", "checkpoint": folder / "tiny"}
+    names = {
+        "plugin": f"{st.testing.subjects.duo.__file__}:TinyDuo",
+        "output": folder / "run",
+        "checkpoint": folder / "tiny",
+    }
     quoted = {name: json.dumps(str(value)) for name, value in {**names, "clips": clips}.items()}
     file = folder / "run.toml"
     file.write_text(RUN_FILE.format(**quoted, model=model, text=text), encoding="utf-8")

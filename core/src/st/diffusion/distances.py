@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from st.diffusion.distance import DISTANCE
+from st.diffusion.layout import broadcast
 from st.diffusion.path import straight
-from st.diffusion.times import broadcast
 from st.options import Options
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
+from st.diffusion.layout import Layout, broadcast
 from st.diffusion.noise import NoiseOptions, draw_noise, perturb
 from st.diffusion.path import DiscretePath, Mix, determinant
 from st.diffusion.shift import shift, unshifted
-from st.diffusion.streams import Layout
 from st.diffusion.target import Particular, target_name
-from st.diffusion.times import broadcast
 from st.errors import Problem
 from st.options import Options
 
@@ -68,7 +67,7 @@ class Batch:
 class Noised:
     """Latents on their way to noise.
 
-    t: 0 for clean, 1 for pure noise: (B,), or times of positions as ``times.broadcast`` reads them. Where a position's
+    t: 0 for clean, 1 for pure noise: (B,), or times of positions as ``layout.broadcast`` reads them. Where a position's
     time is 0 its latents are given: nothing is asked there and nothing counted. x, clean, noise: like latents, or
     several streams joined by ``Batch.layout``, (B, N); float32 whatever the latents' type. noise is what the target is
     made of: x may have seen more. told: further numbers that the denoiser is told, by name, (B,) or like t:

@@ -9,7 +9,7 @@ from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING, Protocol, Self
 
-from st.diffusion.times import broadcast
+from st.diffusion.layout import broadcast
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class Mix:
     noise: Tensor | float
 
     def of(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """Mix latents (B, C, ...); coefficients of samples or of positions, as ``times.broadcast`` reads them."""
+        """Mix latents (B, C, ...); coefficients of samples or of positions, as ``layout.broadcast`` reads them."""
         return _spread(self.clean, clean) * clean + _spread(self.noise, noise) * noise
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
+from st.diffusion.layout import broadcast
 from st.diffusion.path import DiscretePath, unmix
 from st.diffusion.shift import shift
-from st.diffusion.times import broadcast
 from st.registrar import StrategyKind
 
 if TYPE_CHECKING:

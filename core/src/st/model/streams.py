@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from st.errors import Problem
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
     from st.diffusion.objective import Batch
     from st.model.family import ModelFamily
     from st.randomness import Draws
-    from st.settings.config import RunConfig
 
 
 @runtime_checkable
@@ -40,7 +37,7 @@ class PlacesTimes(Protocol):
     """A family whose positions have times of their own: the first frame of a clip at time zero, say."""
 
     def times(self, t: Tensor, batch: Batch, draws: Draws | None) -> Tensor:
-        """From the times of samples, (B,), to those of positions, as ``st.diffusion.times.broadcast`` reads them.
+        """From the times of samples, (B,), to those of positions, as ``st.diffusion.layout.broadcast`` reads them.
 
         Positions at time 0 are given: they are shown clean, and neither scored nor sampled. The answer may be t.
         draws: None in sampling and evaluation, where nothing is drawn.
@@ -55,13 +52,3 @@ class PlacesTimes(Protocol):
 def streams_of(family: ModelFamily[Any]) -> Mapping[str, LatentCodec]:
     """The codec of each of a family's streams by name; {} of a family with one."""
     return family.streams() if isinstance(family, MakesStreams) else {}
-
-
-def problems(config: RunConfig, family: ModelFamily[Any]) -> Iterator[Problem]:
-    """Weights of streams that the family does not have. Needs no torch."""
-    names = list(streams_of(family)) if config.streams.weight else []
-    for name in config.streams.weight:
-        if name not in names:
-            fix = f"Its streams are {', '.join(map(repr, names))}." if names else "Delete the section."
-            what = f"[streams] weight names {name!r}, and this model makes no such latents."
-            yield Problem("streams.weight", what, fix=fix)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from st.errors import Problem, StError
 from st.model.adapters.adapter import Adapter
 from st.model.adapters.references import References, references_read, unsuited
+from st.model.streams import streams_of
 from st.settings.splitting import splitting_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
 
@@ -25,7 +27,18 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
     found += splitting_problems(config, plugins.registrar)
     for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):
         found += answer
+    found += _unknown_streams(config, plugins.family)
     return found
+
+
+def _unknown_streams(config: RunConfig, family: ModelFamily[Any]) -> Iterator[Problem]:
+    """Weights of streams that the family does not have."""
+    names = list(streams_of(family)) if config.streams.weight else []
+    for name in config.streams.weight:
+        if name not in names:
+            fix = f"Its streams are {', '.join(map(repr, names))}." if names else "Delete the section."
+            what = f"[streams] weight names {name!r}, and this model makes no such latents."
+            yield Problem("streams.weight", what, fix=fix)
 
 
 def _contradictions(config: RunConfig, plugins: Plugins) -> list[Problem]:

@@ -13,8 +13,6 @@ import pytest
 if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
     from st.testing.declared import not_applicable as not_applicable
-    from st.testing.duo import TinyDuo as TinyDuo
-    from st.testing.edit import TinyEdit as TinyEdit
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
+    from st.testing.subjects.duo import TinyDuo as TinyDuo
+    from st.testing.subjects.edit import TinyEdit as TinyEdit
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
 
@@ -34,8 +34,8 @@ _HOME = {
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",
     "QuantizerTests": "st.testing.quantizers",
-    "TinyDuo": "st.testing.duo",
-    "TinyEdit": "st.testing.edit",
+    "TinyDuo": "st.testing.subjects.duo",
+    "TinyEdit": "st.testing.subjects.edit",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
+from st.data.cache.joint import lacking_pairs, read_pairs
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
+from st.data.cache.sharing import batches_of, exchange_digests, owners
+from st.data.cache.streams import tell_lacking
 from st.data.digest import digest_of, digest_of_file
-from st.data.joint import lacking_pairs, read_pairs
 from st.data.media.media_reader import WINDOWED
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.words import words_for
-from st.data.sharing import batches_of, exchange_digests, owners
-from st.data.streams import tell_lacking
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
+    from st.data.cache.joint import Pair
+    from st.data.cache.sharing import Sharers
     from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
-    from st.data.joint import Pair
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
-    from st.data.sharing import Sharers
     from st.notes import Notes, Stage
 
 Rows = NDArray[np.int64]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from st.data.cache.joint import texts_of
 from st.data.cache.pruning import records
-from st.data.joint import texts_of
 from st.data.sets.words import Words
 
 if TYPE_CHECKING:

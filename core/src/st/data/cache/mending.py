@@ -9,9 +9,9 @@ import torch
 
 from st.data.cache.encoder_run import EncoderRun
 from st.data.cache.inputs import mask_tensor, media_input
+from st.data.cache.joint import joint_input
 from st.data.cache.origins import MASK, Origins
 from st.data.digest import digest_of, digest_of_file
-from st.data.joint import joint_input
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from st.data.cache.cache import INDEXES, SHARDS
+from st.data.cache.joint import texts_of
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.cache.shard import DAMAGED, unpack_records
 from st.data.digest import digest_of
-from st.data.joint import texts_of
 from st.data.sets.prepare import PreparedSet
 from st.data.sets.words import words_for
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from st.data.cache.origins import MASK
+from st.data.cache.streams import stacked
 from st.data.sample import reference_name
 from st.data.sets.words import DROPPED, Words
-from st.data.streams import stacked
 from st.diffusion.objective import Batch
 from st.errors import SampleUnreadable, StError
 from st.randomness import keyed

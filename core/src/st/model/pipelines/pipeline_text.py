@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
 from st.model.pipelines.quiet import quietly
-from st.model.token_count import Reading, readings
+from st.model.pipelines.token_count import Reading, readings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
     from st.model.quantize.quantizer import Quantization, Quantizer
 
@@ -49,7 +49,7 @@ class PipelineText(Encoder):
     """A pipeline without its denoiser and its autoencoder, asked ``encode_prompt``."""
 
     name = "text"
-    reads = ("caption",)
+    reads: tuple[Reads, ...] = ("caption",)
 
     def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str) -> None:
         self.folder, self.prompting, self.dtype = folder, prompting, dtype

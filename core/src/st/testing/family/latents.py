@@ -83,8 +83,8 @@ class LatentsTests(FamilyTests):
     ) -> None:
         import torch
 
+        from st.diffusion.layout import broadcast
         from st.diffusion.sampler import sample, times
-        from st.diffusion.times import broadcast
 
         if not isinstance(family, PlacesTimes) or noised.t.ndim == 1:
             pytest.skip("every position has the time of its sample")

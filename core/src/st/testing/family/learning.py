@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st.diffusion.times import broadcast
+from st.diffusion.layout import broadcast
 from st.testing.examples import example_batch, placed
 from st.testing.family.subject import FamilyTests
 from st.testing.subjects.built_in import built_in_adapter

@@ -105,8 +105,8 @@ def _losses_at(run: Run, batch: Batch, time: float, seed: int, predict: Predict)
 
 def _mean_asked(error: Tensor, t: Tensor) -> Tensor:
     """(B,) the mean over a sample's elements, those that are given left out."""
+    from st.diffusion.layout import broadcast
     from st.diffusion.objective import mean_where
-    from st.diffusion.times import broadcast
 
     return error.flatten(1).mean(dim=1) if t.ndim == 1 else mean_where(error, broadcast(t, error.shape) > 0)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from st.data.geometry import Geometry
     from st.diffusion.sampler import Sampler
-    from st.report.rendering.asked import ValidationOptions
     from st.report.files.sound_files import Sound
+    from st.report.rendering.asked import ValidationOptions
     from st.report.rendering.rendering import Encodings, Failure, Predict, Renderer
     from st.report.rendering.shown import Shown
     from st.train.parts.run import Run
@@ -130,7 +130,7 @@ def references_shown(run: Run) -> Shown | None:
     joint = [one for one in run.family.text_encoders() if one.reads_captions and one.reads_samples]
     if joint:
         names = {one.name for one in joint}
-        joint = [one for one in text_encoders(run.config, run.family) if one.name in names]
+        joint = [one for one in text_encoders(run.config.quantizer, run.family) if one.name in names]
     if read is None and not joint:
         return None
     return Shown((read.encoder if read else None) or run.family.codec(), joint=tuple(joint))

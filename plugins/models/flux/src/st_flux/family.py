@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from st import Batch, Encoder, Geometry, Noised, Run
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
-    from st.model.text_stack import TextStack
+    from st.model.pipelines.text_stack import TextStack
 
 REFERENCE = "reference"
 """``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
@@ -60,7 +60,7 @@ class Flux(PipelineFamily[FluxOptions]):
 
     def text_stack(self) -> TextStack:
         """CLIP, where it learns too; T5 stays as it is."""
-        from st.model.text_stack import TextStack
+        from st.model.pipelines.text_stack import TextStack
 
         return TextStack(self.folder, self.denoiser, {"text_encoder": "tokenizer"}, read_clip)
 
@@ -105,7 +105,7 @@ class Flux(PipelineFamily[FluxOptions]):
     @hookimpl
     def st_denoiser_loaded(self, run: Run) -> None:
         """Add the assistant, once weights are quantized and before anything learns."""
-        from st.model.learning_text import plain
+        from st.model.pipelines.learning_text import plain
 
         location = self.options.assistant or self.options.published.assistant
         if location and self.options.assistant_strength:
@@ -117,7 +117,7 @@ class Flux(PipelineFamily[FluxOptions]):
         return latents.shape[-2] // EDGE * (latents.shape[-1] // EDGE)
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        from st.model.learning_text import predict_with_text
+        from st.model.pipelines.learning_text import predict_with_text
 
         return predict_with_text(self._answer, denoiser, noised, batch)
 
@@ -160,7 +160,7 @@ class Flux(PipelineFamily[FluxOptions]):
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
         if not self.options.train_clip:
             return self._denoiser_formats()
-        from st.model.format_parts import Part, Parts
+        from st.model.files.format_parts import Part, Parts
 
         formats, stack, ours = self._denoiser_formats(), self.text_stack(), f"{self.denoiser}."
         begins = {"diffusers": ours, "kohya": "lora_unet_"}
@@ -215,7 +215,7 @@ class Flux(PipelineFamily[FluxOptions]):
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
         import torch
 
-        from st.model.learning_text import plain
+        from st.model.pipelines.learning_text import plain
 
         alone: Any = plain(denoiser)
         if self.options.fuse_qkv:
@@ -242,7 +242,7 @@ class Flux(PipelineFamily[FluxOptions]):
         steps: int,
         guidance: float,
     ) -> Tensor:
-        from st.model.learning_text import plain, read_text
+        from st.model.pipelines.learning_text import plain, read_text
 
         guided = self.options.real_guidance > 1
         if guided and negative is None:

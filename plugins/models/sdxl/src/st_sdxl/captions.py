@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
     from st.model.pipelines.pipeline_text import PipelineText
     from st.model.quantize.quantizer import Quantization, Quantizer
 
@@ -24,7 +24,7 @@ class MarkedCaptions(Encoder):
     """
 
     name = "text"
-    reads = ("caption",)
+    reads: tuple[Reads, ...] = ("caption",)
 
     def __init__(self, inner: Encoder, zeros: bool) -> None:
         self.inner, self.zeros, self.reads = inner, zeros, inner.reads

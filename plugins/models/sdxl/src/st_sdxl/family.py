@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from st import Batch, Geometry, Noised
     from st.diffusion.path import DiscretePath
     from st.model.adapters.architecture import Architecture
+    from st.model.files.format_parts import Part
     from st.model.files.formats import AdapterFormat
-    from st.model.format_parts import Part
-    from st.model.text_stack import TextStack
+    from st.model.pipelines.text_stack import TextStack
     from st.settings.config import RunConfig
 
 HALVES = ("down_blocks", "mid_block", "up_blocks")
@@ -85,7 +85,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def text_stack(self) -> TextStack:
         """Both text encoders, where they learn too."""
-        from st.model.text_stack import TextStack
+        from st.model.pipelines.text_stack import TextStack
 
         tokenizers = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
         return TextStack(self.folder, self.denoiser, tokenizers, partial(read_tokens, zeros=self._zeros()))
@@ -95,7 +95,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return -(-latents.shape[-2] // 2) * -(-latents.shape[-1] // 2)
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        from st.model.learning_text import predict_with_text
+        from st.model.pipelines.learning_text import predict_with_text
 
         return predict_with_text(self._answer, denoiser, noised, batch)
 
@@ -103,8 +103,8 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return (*TARGETS[self.options.targets], *(self.text_stack().targets if self.options.train_text else ()))
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        from st.model.files.format_parts import Parts
         from st.model.files.formats import diffusers_format
-        from st.model.format_parts import Parts
         from st_sdxl.files import UnetLayers
 
         names = {"diffusers": diffusers_format("unet")} | {
@@ -196,7 +196,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
     ) -> Tensor:
         import torch
 
-        from st.model.learning_text import plain, read_text
+        from st.model.pipelines.learning_text import plain, read_text
 
         conditions = read_text(denoiser, conditions)
         negative = None if negative is None else read_text(denoiser, negative)
@@ -211,7 +211,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return pixels
 
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
-        from st.model.learning_text import plain
+        from st.model.pipelines.learning_text import plain
 
         super().save_checkpoint(plain(denoiser), directory)
         if self.options.train_text:
@@ -262,7 +262,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
         """The shares of the U-Net and of both text encoders in an adapter file of this format."""
-        from st.model.format_parts import Part
+        from st.model.files.format_parts import Part
         from st_sdxl.files import UNET
 
         if name == "diffusers":

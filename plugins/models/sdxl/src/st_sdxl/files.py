@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from st.model.files.format_parts import renamed
 from st.model.files.formats import AdapterFormat, LoraShape, kohya_format
-from st.model.format_parts import renamed
 from st_sdxl.layers import original_names
 
 if TYPE_CHECKING:

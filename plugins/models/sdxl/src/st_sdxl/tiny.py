@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from st.model.learning_text import save_text_encoder
+from st.model.pipelines.learning_text import save_text_encoder
 from st_sdxl.settings import SCHEDULE
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"

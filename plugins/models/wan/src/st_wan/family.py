@@ -284,7 +284,7 @@ class Wan(PipelineFamily[WanOptions]):
     def _question(self, noised: Noised, batch: Batch) -> Question:
         import torch
 
-        from st.diffusion.times import to_tokens
+        from st.diffusion.layout import to_tokens
         from st_wan.conditions import control_channels, first_frame_mask
         from st_wan.experts import Question
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from st.diffusion.densities import Uniform, UniformOptions
 from st.diffusion.distances import L2, L2Options
+from st.diffusion.layout import Layout
 from st.diffusion.noise import NoiseOptions
 from st.diffusion.objective import Batch, Losses, Objective, StreamOptions
 from st.diffusion.path import straight
-from st.diffusion.streams import Layout
 from st.diffusion.target import velocity
 from st.diffusion.weightings import Uniform as Even
 from st.diffusion.weightings import UniformOptions as EvenOptions

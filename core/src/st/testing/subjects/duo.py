@@ -36,12 +36,12 @@ class TinyDuo(TinyFamily):
     options: TinyDuo.Options
 
     def codec(self) -> LatentCodec:
-        from st.testing.duo_parts import ClipCodec
+        from st.testing.subjects.duo_parts import ClipCodec
 
         return ClipCodec(self._file(CODEC))
 
     def streams(self) -> Mapping[str, LatentCodec]:
-        from st.testing.duo_parts import SoundCodec
+        from st.testing.subjects.duo_parts import SoundCodec
 
         return {CLIP: self.codec(), SOUND: SoundCodec(self._file(CODEC))}
 
@@ -54,7 +54,7 @@ class TinyDuo(TinyFamily):
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from safetensors.torch import load_file
 
-        from st.testing.duo_parts import DuoTransformer
+        from st.testing.subjects.duo_parts import DuoTransformer
 
         denoiser = DuoTransformer()
         denoiser.load_state_dict(load_file(self._file(DENOISER)))
@@ -64,7 +64,7 @@ class TinyDuo(TinyFamily):
         return latents.shape[-1] * latents.shape[-2] * latents.shape[-3]
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        from st.diffusion.times import to_tokens
+        from st.diffusion.layout import to_tokens
 
         layout = batch.layout
         assert layout is not None, "a batch of this family has its streams"
@@ -111,7 +111,7 @@ class TinyDuo(TinyFamily):
         import torch
         from safetensors.torch import save_file
 
-        from st.testing.duo_parts import DuoTransformer
+        from st.testing.subjects.duo_parts import DuoTransformer
         from st.testing.subjects.tiny_parts import TEXT_WIDTH
 
         directory.mkdir(parents=True, exist_ok=True)

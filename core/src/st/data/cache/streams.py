@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from st.data.encoder import LatentCodec
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
-    from st.report.report import Report
+    from st.notes import Notes
 
 
 def tell_lacking(
-    one: PreparedSet, stream: str, rows: Sequence[int], why: Mapping[tuple[str, str], str], report: Report
+    one: PreparedSet, stream: str, rows: Sequence[int], why: Mapping[tuple[str, str], str], report: Notes
 ) -> None:
     """Name the samples of a data set that have none of a stream. why: by data set and key."""
     if not rows:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-import st.testing.edit
+import st.testing.subjects.edit
 from st.data.cache.cache import Cache
 from st.data.cache.pruning import records
 from st.data.store.store import Store
-from st.testing.edit import TinyEdit
 from st.testing.runs import TinyRun, call_cli
+from st.testing.subjects.edit import TinyEdit
 
 RUN_FILE = """
 plugins = [{plugin}]
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     TinyEdit.tiny(tmp_path / "tiny")
     names = {name: tmp_path / name for name in ("before", "after", "output")}
     names |= {"checkpoint": tmp_path / "tiny", "shown": tmp_path / "before" / "1.png"}
-    plugin = f"{st.testing.edit.__file__}:TinyEdit"
+    plugin = f"{st.testing.subjects.edit.__file__}:TinyEdit"
     quoted = {name: json.dumps(str(value)) for name, value in {**names, "plugin": plugin}.items()}
     (tmp_path / "run.toml").write_text(RUN_FILE.format(**quoted), encoding="utf-8")
     return tmp_path

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from st.model.text_stack import INSIDE
+from st.model.pipelines.text_stack import INSIDE
 
 if TYPE_CHECKING:
     from st.diffusion.objective import Batch, Noised
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
-    from st.model.text_stack import Read
+    from st.model.pipelines.text_stack import Read
 
     Ask = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
     Predict = Callable[[nn.Module, Noised, Batch], Tensor]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from st.data.encoder import Encoder, Input
-from st.model.format_parts import Part
+from st.model.files.format_parts import Part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encode
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
-    from st.model.learning_text import WithText
+    from st.model.pipelines.learning_text import WithText
 
     Read = Callable[[Mapping[str, nn.Module], Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -50,7 +50,7 @@ class TextStack:
 
     def join(self, denoiser: nn.Module, device: torch.device, dtype: torch.dtype) -> WithText:
         """The denoiser and the encoders, with their weights, as one module in eval mode."""
-        from st.model.learning_text import WithText, load_text_encoder
+        from st.model.pipelines.learning_text import WithText, load_text_encoder
 
         encoders = {name: load_text_encoder(self.folder, name, dtype) for name in self.tokenizers}
         joined = WithText(self.denoiser, denoiser, encoders, self.read)
@@ -58,7 +58,7 @@ class TextStack:
 
     def save(self, joined: nn.Module, directory: Path) -> None:
         """Write the encoders into a checkpoint in diffusers' layout, in place of those that are there."""
-        from st.model.learning_text import save_text_encoder
+        from st.model.pipelines.learning_text import save_text_encoder
 
         for name in self.tokenizers:
             save_text_encoder(joined.get_submodule(name), directory / name)
@@ -66,7 +66,7 @@ class TextStack:
     def parts(self, layout: Literal["diffusers", "kohya"], denoiser: Part) -> Iterator[Part]:
         """The shares of the denoiser and of each encoder in an adapter file of this layout."""
         from st.model.files.formats import diffusers_format, kohya_format
-        from st.model.learning_text import text_modules
+        from st.model.pipelines.learning_text import text_modules
 
         yield denoiser
         for number, component in enumerate(self.tokenizers, start=1):
