@@ -9,7 +9,7 @@ import av
 import pytest
 
 from st.testing.media import tone, write_clip
-from st.testing.runs import TinyRun, call_cli
+from st.testing.runs import CliResult, TinyRun, call_cli
 from st.testing.subjects.duo import TinyDuo
 
 RUN_FILE = """
@@ -78,6 +78,17 @@ def test_both_streams_learn_and_a_clip_without_sound_is_named(clips: Path, tmp_p
     assert [(event["key"], event["stream"]) for event in named] == [("0.mp4", "sound")]
     assert "no sound track" in named[0]["text"]
     assert len(run.warnings("1 of 4 samples have no 'sound'")) == 1
+
+
+def test_a_clip_without_sound_trains_what_it_has_from_a_warm_cache_too(clips: Path, tmp_path: Path) -> None:
+    trained(tmp_path, clips, "--set", "steps=1")
+
+    cache = f"cache.url={tmp_path / 'run' / 'cache'}"
+    trained(tmp_path, clips, "--set", "steps=3", "--set", cache, "--set", f"output={tmp_path / 'second'}")
+
+    again = TinyRun(tmp_path / "second", CliResult(0, "", ""))
+    assert [event["key"] for event in again.events() if event.get("kind") == "stream"] == ["0.mp4"]
+    assert len(again.metrics()["term/sound"]) == 3
 
 
 def test_the_weight_of_a_stream_is_what_it_counts(clips: Path, tmp_path: Path) -> None:
