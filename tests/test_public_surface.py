@@ -14,11 +14,12 @@ import st
 
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend Geometry GeometryRule Input LatentCodec Layer Layout
-Losses MakesStreams Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture PipelineFamily PlacesTimes Problem
-Proceed QUANTIZER Quantizer References Registrar Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step
-StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker UpdateStats VALIDATOR WEIGHTING comfyui_format
-diffusers_format hookimpl kohya_format
+DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input LatentCodec
+Layer LayerTable Layout LoraShape Losses MakesStreams Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture
+PipelineFamily PlacesTimes Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar Run RunInfo SAMPLER
+SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker
+UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl
+kohya_format reading_also renamed_format
 """
 
 TESTING_NAMES = """
@@ -55,9 +56,9 @@ COMMANDS = {
     "sample": (
         "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps"
     ),
-    "adapter inspect": "FILE",
+    "adapter inspect": "FILE --plugins",
     "adapter convert": "FILE OUT --plugins --set --to",
-    "adapter merge": "FILES OUT --weights",
+    "adapter merge": "FILES OUT --plugins --weights",
     "adapter resize": "FILE OUT --rank",
     "adapter diff": "FIRST SECOND",
     "adapter extract": "BASE TRAINED --dtype --energy --format --output --plugins --rank --set --target",
@@ -71,7 +72,8 @@ COMMANDS = {
 """Positional arguments in capitals, in their order, then options."""
 
 STRATEGY_KINDS = """
-adapter backend density distance engine family optimizer quantizer sampler schedule tracker validator weighting
+adapter backend density distance engine family optimizer quantizer sampler schedule tracker update_kind validator
+weighting
 """
 
 

@@ -34,13 +34,23 @@ if TYPE_CHECKING:
     from st.hookspecs import hookimpl as hookimpl
     from st.model.adapters.adapter import ADAPTER as ADAPTER
     from st.model.adapters.adapter import Adapter as Adapter
+    from st.model.adapters.fused import FusedLayer as FusedLayer
+    from st.model.adapters.fused import LayerTable as LayerTable
+    from st.model.adapters.fused import fused_format as fused_format
     from st.model.adapters.references import References as References
     from st.model.family import FAMILY as FAMILY
     from st.model.family import ModelFamily as ModelFamily
+    from st.model.files.composed import reading_also as reading_also
+    from st.model.files.composed import renamed_format as renamed_format
     from st.model.files.formats import AdapterFormat as AdapterFormat
+    from st.model.files.formats import LoraShape as LoraShape
     from st.model.files.formats import comfyui_format as comfyui_format
-    from st.model.files.formats import diffusers_format as diffusers_format
     from st.model.files.formats import kohya_format as kohya_format
+    from st.model.files.peft_layout import diffusers_format as diffusers_format
+    from st.model.files.readers import Planned as Planned
+    from st.model.files.readers import Reader as Reader
+    from st.model.files.update_kinds import UPDATE_KIND as UPDATE_KIND
+    from st.model.files.update_kinds import UpdateKind as UpdateKind
     from st.model.inside.blocks import BlockCall as BlockCall
     from st.model.inside.blocks import BlockGroup as BlockGroup
     from st.model.inside.blocks import BlockMiddleware as BlockMiddleware
@@ -120,11 +130,29 @@ _MODULES = {
         "FAMILY",
         "ModelFamily",
     ),
+    "st.model.adapters.fused": (
+        "FusedLayer",
+        "LayerTable",
+        "fused_format",
+    ),
+    "st.model.files.composed": (
+        "reading_also",
+        "renamed_format",
+    ),
     "st.model.files.formats": (
         "AdapterFormat",
+        "LoraShape",
         "comfyui_format",
-        "diffusers_format",
         "kohya_format",
+    ),
+    "st.model.files.peft_layout": ("diffusers_format",),
+    "st.model.files.readers": (
+        "Planned",
+        "Reader",
+    ),
+    "st.model.files.update_kinds": (
+        "UPDATE_KIND",
+        "UpdateKind",
     ),
     "st.model.inside.blocks": (
         "BlockCall",

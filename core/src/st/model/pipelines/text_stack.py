@@ -35,7 +35,7 @@ class TextStack:
     folder: the checkpoint. denoiser: what the denoiser's component is called. tokenizers: each text encoder that
     learns, with the component that makes its tokens. read: from those encoders by name and a batch's conditions, which
     hold what ``captions`` caches, to the conditions that replace or join them; gradients flow through it. targets: ends
-    of the names of layers that adapters attach to.
+    of the names of layers that adapters attach to. in_comfyui: what that program calls the encoders, in their order.
     """
 
     folder: CheckpointFolder
@@ -43,6 +43,7 @@ class TextStack:
     tokenizers: Mapping[str, str]
     read: Read
     targets: Sequence[str] = ATTENTION
+    in_comfyui: Sequence[str] = ("clip_l", "clip_g")
 
     def captions(self, counter: Encoder) -> Encoder:
         """What is cached instead of embeddings. counter: says how many tokens of a caption are read."""
@@ -65,18 +66,22 @@ class TextStack:
 
     def parts(self, layout: Literal["diffusers", "kohya"], denoiser: Part) -> Iterator[Part]:
         """The shares of the denoiser and of each encoder in an adapter file of this layout."""
-        from st.model.files.formats import diffusers_format, kohya_format
+        from st.model.files.composed import reading_also
+        from st.model.files.formats import comfyui_format, kohya_format
+        from st.model.files.peft_layout import diffusers_format
         from st.model.pipelines.learning_text import text_modules
 
         yield denoiser
-        for number, component in enumerate(self.tokenizers, start=1):
+        for number, (component, name) in enumerate(zip(self.tokenizers, self.in_comfyui, strict=False), start=1):
             modules = text_modules(self.folder, component)
             ours = f"{component}.{INSIDE if any(path.startswith(INSIDE) for path in modules) else ''}"
             if layout == "diffusers":
-                yield Part(ours, INSIDE, f"{component}.", diffusers_format(component))
+                yield Part(ours, INSIDE, (f"{component}.",), diffusers_format(component))
             else:
                 inside = [INSIDE + path.removeprefix(INSIDE) for path in modules]
-                yield Part(ours, INSIDE, f"lora_te{number}_", kohya_format(inside, f"lora_te{number}"))
+                saved = f"text_encoders.{name}.transformer"
+                flat = reading_also(kohya_format(inside, f"lora_te{number}"), comfyui_format(saved))
+                yield Part(ours, INSIDE, (f"lora_te{number}_", f"{saved}."), flat)
 
 
 class TokenisedCaptions(Encoder):

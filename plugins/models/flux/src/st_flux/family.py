@@ -163,18 +163,17 @@ class Flux(PipelineFamily[FluxOptions]):
         from st.model.files.format_parts import Part, Parts
 
         formats, stack, ours = self._denoiser_formats(), self.text_stack(), f"{self.denoiser}."
-        begins = {"diffusers": ours, "kohya": "lora_unet_"}
-        parts = {name: Part(ours, "", theirs, formats[name]) for name, theirs in begins.items()}
+        plain, kohya = formats["diffusers"], formats["kohya"]
         return {
-            "diffusers": Parts(partial(stack.parts, "diffusers", parts["diffusers"])),
-            "kohya": Parts(partial(stack.parts, "kohya", parts["kohya"])),
+            "diffusers": Parts(partial(stack.parts, "diffusers", Part(ours, "", (ours,), plain)), plain),
+            "kohya": Parts(partial(stack.parts, "kohya", Part(ours, "", ("lora_unet_",), kohya)), kohya),
         }
 
     def _denoiser_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
-        from st_flux.formats import ComfyUI, Kohya, Unfused
+        from st.model.files.peft_layout import diffusers_format
+        from st_flux.formats import KOHYA, ComfyUI, Unfused
 
-        formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": Kohya()}
+        formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": KOHYA}
         return {name: Unfused(one) for name, one in formats.items()} if self.options.fuse_qkv else formats
 
     def architecture(self) -> Architecture:

@@ -104,7 +104,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
         from st.model.files.format_parts import Parts
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
         from st_sdxl.files import UnetLayers
 
         names = {"diffusers": diffusers_format("unet")} | {
@@ -112,7 +112,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         }
         if not self.options.train_text:
             return names
-        return {name: Parts(partial(self._parts, name, unet)) for name, unet in names.items()}
+        return {name: Parts(partial(self._parts, name, unet), unet) for name, unet in names.items()}
 
     def architecture(self) -> Architecture:
         from st.model.adapters.architecture import Architecture
@@ -263,11 +263,11 @@ class Sdxl(PipelineFamily[SdxlOptions]):
     def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
         """The shares of the U-Net and of both text encoders in an adapter file of this format."""
         from st.model.files.format_parts import Part
-        from st_sdxl.files import UNET
+        from st_sdxl.files import DOTTED, UNET
 
         if name == "diffusers":
-            return self.text_stack().parts("diffusers", Part("unet.", "", "unet.", unet))
-        return self.text_stack().parts("kohya", Part("unet.", "", f"{UNET}_", unet))
+            return self.text_stack().parts("diffusers", Part("unet.", "", ("unet.",), unet))
+        return self.text_stack().parts("kohya", Part("unet.", "", (f"{UNET}_", *DOTTED), unet))
 
 
 def _dtype(denoiser: nn.Module) -> torch.dtype:

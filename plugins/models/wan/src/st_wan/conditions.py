@@ -195,6 +195,28 @@ def padded(first: Tensor, frames: int) -> Tensor:
     return torch.cat([first, first.new_zeros(batch, channels, frames - 1, height, width)], dim=2)
 
 
+def spread(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1, 1)."""
+    return values[:, None, None, None, None]
+
+
+def first_at_zero(t: Tensor, shown: Tensor, frames: int) -> Tensor:
+    """Times (B,) as those of frames, (B, 1, F, 1, 1), 0 where a first frame is shown. shown: (B,) bool."""
+    import torch
+
+    times = spread(t).repeat(1, 1, frames, 1, 1)
+    times[:, :, :1] = torch.where(spread(shown), 0.0, times[:, :, :1])
+    return times
+
+
+def begun(clip: Tensor, first: Tensor, shown: Tensor) -> Tensor:
+    """Latents of a clip with its first frame in place where it is shown. first: (B, C, 1, h, w). shown: (B,) bool."""
+    import torch
+
+    beginning = torch.where(spread(shown), first.to(clip), clip[:, :, :1])
+    return torch.cat([beginning, clip[:, :, 1:]], dim=2)
+
+
 def first_frame_mask(latents: Tensor) -> Tensor:
     """(B, 4, F, h, w): which pixel frames of each latent frame are given; of the first, all that it stands for."""
     batch, _, frames, height, width = latents.shape

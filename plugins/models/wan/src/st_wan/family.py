@@ -14,7 +14,18 @@ from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.model.adapters.references import References
 from st.model.pipelines.pipeline_family import PipelineFamily
-from st_wan.conditions import CONTROL, FIRST_FRAME, IMAGE, ControlClip, FirstPicture, ImageEmbeds, WanCodec
+from st_wan.conditions import (
+    CONTROL,
+    FIRST_FRAME,
+    IMAGE,
+    ControlClip,
+    FirstPicture,
+    ImageEmbeds,
+    WanCodec,
+    begun,
+    first_at_zero,
+    spread,
+)
 from st_wan.flavours import ATTENTION, FEED_FORWARD, HIGH, LOW, MODULES, SEEN, Name, WanOptions
 from st_wan.text import TEXT, Trimmed, padded
 
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, LatentCodec, Noised, Run, Step, StepWrapper
+    from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.progress import Outcome
     from st.randomness import Draws
@@ -115,28 +127,17 @@ class Wan(PipelineFamily[WanOptions]):
         if self.options.published.given != "first" or first is None or noised.t.ndim > 1:
             return answer
         # Asked at one time for all frames: straight to what is known, so that a sampler arrives at it.
-        known = (noised.x[:, :, :1] - first) / _spread(noised.t).clamp(min=SOONEST)
-        return torch.cat([torch.where(_spread(given), known.to(answer), answer[:, :, :1]), answer[:, :, 1:]], dim=2)
+        known = (noised.x[:, :, :1] - first) / spread(noised.t).clamp(min=SOONEST)
+        return torch.cat([torch.where(spread(given), known.to(answer), answer[:, :, :1]), answer[:, :, 1:]], dim=2)
 
     def times(self, t: Tensor, batch: Batch, draws: Draws | None) -> Tensor:
         """A first frame that is given has the time 0, where tokens have times of their own."""
-        import torch
-
         first, shown = self._given_frame(batch)
-        if first is None:
-            return t
-        frames = _spread(t).repeat(1, 1, batch.latents.shape[2], 1, 1)
-        frames[:, :, :1] = torch.where(_spread(shown), 0.0, frames[:, :, :1])
-        return frames
+        return t if first is None else first_at_zero(t, shown, batch.latents.shape[2])
 
     def start(self, noise: Tensor, batch: Batch) -> Tensor:
-        import torch
-
         first, shown = self._given_frame(batch)
-        if first is None:
-            return noise
-        begun = torch.where(_spread(shown), first.to(noise), noise[:, :, :1])
-        return torch.cat([begun, noise[:, :, 1:]], dim=2)
+        return noise if first is None else begun(noise, first, shown)
 
     def time_shift(self, tokens: int) -> float:
         scheduler = self._scheduler
@@ -155,6 +156,12 @@ class Wan(PipelineFamily[WanOptions]):
         from st_wan.formats import formats
 
         return formats(both=len(self.options.trained) == 2)
+
+    def architecture(self) -> Architecture:
+        from st.model.adapters.architecture import Architecture
+
+        version = self.options.published.version
+        return Architecture(f"wan{version}", f"https://github.com/Wan-Video/Wan{version}", "wan", "networks.lora_wan")
 
     def blocks(self) -> Sequence[BlockGroup]:
         # Tokens cannot leave VACE's blocks, whose hints are added between them, nor stay away from one expert to the
@@ -262,9 +269,9 @@ class Wan(PipelineFamily[WanOptions]):
         parts = {component: module.replace("_", "-") for component, module in MODULES.items()}
         endings = tuple(f"{ending}.safetensors" for ending in parts.values())
         for file in sorted(run.directory.glob("adapter*.safetensors")):
-            if not file.name.endswith(endings):
-                written = ", ".join(str(one) for one in write_parts(file, parts))
-                run.report.note(f"for other programs: {written}", kind="export")
+            written = [] if file.name.endswith(endings) else write_parts(file, parts)
+            if written:
+                run.report.note(f"for other programs: {', '.join(map(str, written))}", kind="export")
 
     @classmethod
     def tiny(cls, directory: Path, flavour: Name = "t2v-1.3b") -> Self:
@@ -382,11 +389,6 @@ def _shown(batch: Batch, name: str) -> Tensor | None:
         if key in extras:
             return extras[key]
     return None
-
-
-def _spread(values: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1, 1)."""
-    return values[:, None, None, None, None]
 
 
 def _keep_tokens(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:
