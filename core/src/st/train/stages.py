@@ -132,14 +132,10 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
     """List, transform and bucket every data set; what was dropped is in the report."""
     from st.data.sets.prepare import prepare
+    from st.train.sources import data_parts
 
-    backends = [
-        plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
-        for dataset in config.datasets
-    ]
-    transforms = [
-        [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
-    ]
+    parts = [data_parts(plugins, dataset) for dataset in config.datasets]
+    backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
     rule = plugins.family.geometry
     return prepare(
@@ -170,6 +166,7 @@ def encode(
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
+    from st.data.sets.remarks import report_rates
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
@@ -193,6 +190,7 @@ def encode(
     check_facts(config.validation.shots() if config.validation.every else (), encoders)
     if ranks.main:
         report_overlong(sets, encoders, report)
+        report_rates(sets, family.codec(), report)
     encoded = fill(
         sets,
         family.codec(),

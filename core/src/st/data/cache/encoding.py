@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -15,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
+from st.data.cache.exchange import exchange_digests
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
 from st.data.cache.joint import lacking_pairs, read_pairs
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
-from st.data.cache.sharing import batches_of, exchange_digests, owners
+from st.data.cache.sharing import batches_of, chunks, longest_first, owners
 from st.data.cache.streams import tell_lacking
 from st.data.digest import digest_of, digest_of_file
 from st.data.media.media_reader import WINDOWED
 from st.data.sets.prepare import check_unreadable
+from st.data.sets.remarks import mask_remarks
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
 
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
+    from st.data.cache.exchange import Sharers
     from st.data.cache.joint import Pair
-    from st.data.cache.sharing import Sharers
     from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 CHUNK = 16384
+NAMED = 5
+"""Samples that are named on the console where they cannot be used; the event log has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +87,15 @@ def fill(
     latents by name, ``codec`` first; a sample of which another of them can make nothing stays, and is named. Ranks
     share out the work by what is to be encoded, so that none waits for another before the end and nothing is encoded
     twice (``owners`` names an exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more
-    of a data set than its ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for
-    outputs that are not finite.
+    of a data set than its ``max_unreadable`` cannot be decoded or encoded, OutOfMemory where one sample does not fit,
+    StError where an encoder fails on every sample, or on a caption.
     """
     origins = Origins(codec, text_encoders, references, features, streams)
     filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
     if options.verify == "start":
         filling.verify()
     for encoder in origins.caption_readers:
-        filling.captions(encoder, list(words_for(encoder, sets, prompts)))
+        filling.captions(encoder, partial(words_for, encoder, sets, prompts))
     for encoder in origins.media_readers:
         filling.media(encoder)
     if origins.references is not codec:
@@ -118,6 +123,8 @@ class _Filling:
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
     without: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     lacked: bool = False
 
     @property
@@ -132,27 +139,29 @@ class _Filling:
         return (*own, *(other for one in self.sets for other in one.references if shown))
 
     def verify(self) -> None:
-        """Compare every checksum now. What is damaged counts as missing from here on."""
+        """Compare every checksum now, and read every file again. What is damaged counts as missing from here on."""
+        for one in self.every:
+            one.index.forget()
         with self.report.stage("verifying the cache", len(self.cache)) as stage:
             for _, entries, _ in self.cache.verify():
                 stage.advance(entries)
 
-    def captions(self, encoder: Encoder, texts: Sequence[Words]) -> None:
-        """Encode this rank's share of the texts that the cache lacks, longest first."""
-        todo: list[tuple[Origin, Words]] = []
-        for start in range(0, len(texts), CHUNK):
-            origins = [self.origins.caption(encoder, words) for words in texts[start : start + CHUNK]]
-            lacking = [int(place) for place in self.cache.lacking([one.key for one in origins])]
-            mine = [place for place in lacking if int(origins[place].key, 16) % self.ranks.size == self.ranks.rank]
-            todo += [(origins[place], texts[start + place]) for place in mine]
-        # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-        todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
-        pairs = ((one, words.input(encoder)) for one, words in todo)
+    def captions(self, encoder: Encoder, texts: Callable[[], Iterator[Words]]) -> None:
+        """Encode this rank's share of the texts that the cache lacks. texts: gives all of them, the same each time.
+
+        They are gone through twice, since ten million of them with their keys would take gigabytes.
+        """
+        lacking = [np.zeros(0, dtype=np.int64)]
+        for start, chunk in chunks(texts(), CHUNK):
+            keys = [self.origins.caption(encoder, words).key for words in chunk]
+            places = self.cache.lacking(keys)
+            mine = [int(keys[place], 16) % self.ranks.size == self.ranks.rank for place in places]
+            lacking.append(start + places[np.array(mine, dtype=np.bool_)])
+        places = np.concatenate(lacking)
         with ExitStack() as stack:
-            if todo:
-                self._encode(
-                    encoder, pairs, stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo))), stack
-                )
+            if len(places):
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(places)))
+                self._encode(encoder, longest_first(encoder, self.origins, texts(), places), stage, stack)
         self.cache.flush()
 
     def media(self, encoder: Encoder) -> None:
@@ -210,15 +219,13 @@ class _Filling:
 
     def _mine(self, one: PreparedSet, rows: Rows) -> Rows:
         """The rows that this rank encodes."""
-        sizes = one.index.table["size_bytes"].to_numpy()
-        mine: Rows = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
-        return mine
+        return rows[owners(one.index.table["size_bytes"].to_numpy()[rows], self.ranks.size) == self.ranks.rank]
 
     def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
         places = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(rows), CHUNK):
-            known = [self.origins.media(encoder, one.index, int(row)) for row in rows[start : start + CHUNK]]
+            known = [self.origins.media(encoder, one, int(row)) for row in rows[start : start + CHUNK]]
             places.append(start + self.cache.lacking([origin.key if origin else "" for origin in known]))
         return rows[np.concatenate(places)]
 
@@ -234,7 +241,7 @@ class _Filling:
                 # Of a file that gives several windows, all bytes are read for the first of them only.
                 if index.digest(row) is None or index.kind(row) not in WINDOWED:
                     index.remember(row, digest_of_file(file))
-                origin = self.origins.media(encoder, index, row)
+                origin = self.origins.media(encoder, job.one, row)
                 assert origin is not None
                 return origin, None if origin.key in self.cache else media_input(job.one, row, file, encoder)
 
@@ -261,8 +268,11 @@ class _Filling:
         for batch in batches_of(pairs, self.options.batch):
             if run is None:
                 run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
-            for (origin, _), tensors in zip(batch, run([given for _, given in batch]), strict=True):
-                self.cache.put(origin, tensors)
+            for (origin, _), answer in zip(batch, run([given for _, given in batch]), strict=True):
+                if isinstance(answer, SampleUnreadable):
+                    self.failed[origin.key] = answer.reason
+                else:
+                    self.cache.put(origin, answer)
             stage.advance(len(batch))
 
     def share(self, stage: str) -> None:
@@ -297,6 +307,9 @@ class _Filling:
                 if made is not None:
                     self.cache.put(*made)
         self.share("masks")
+        for one in self.sets:
+            for text in mask_remarks(one, self.levels.get(one.name, {})):
+                self.report.warn(f"data set {one.name!r}: {text}")
 
     def _mask(self, work: tuple[PreparedSet, int]) -> tuple[Origin, Mapping[str, Tensor]] | None:
         """A mask's entry where it is this rank's to make. Notes the digest in any case."""
@@ -308,10 +321,12 @@ class _Filling:
         self.origins.masks.setdefault(one.name, {})[row] = digest_of(data)
         origin = self.origins.mask(one, row, *size)
         assert origin is not None
-        if origin.key in self.cache:
-            return None
+        known = self.cache.get(origin.key)
         # Decoded on every rank: one that cannot be is then gone on every rank.
-        tensor = mask_tensor(one, row, data, *size)
+        tensor = known[MASK] if known else mask_tensor(one, row, data, *size)
+        self.levels.setdefault(one.name, {})[row] = (int(tensor.min()), int(tensor.max()))
+        if known:
+            return None
         return (origin, {MASK: tensor}) if int(origin.key, 16) % self.ranks.size == self.ranks.rank else None
 
     def encoded(self) -> Encoded:
@@ -322,10 +337,9 @@ class _Filling:
         left = tuple(self._without_unreadable(one) for one in self.sets)
         for one in left:
             for name, codec in self.origins.further_streams.items():
-                rows = np.unique(np.concatenate([bucket.rows for bucket in one.buckets]))
-                lacking = [int(row) for row in self._lacking(codec, one, rows)]
-                self.origins.lacking.setdefault(name, {})[one.name] = set(lacking)
-                tell_lacking(one, name, lacking, self._unreadable(codec), self.report)
+                rows = self._lacking(codec, one, np.unique(np.concatenate([bucket.rows for bucket in one.buckets])))
+                why = (self._unreadable(codec), self.failed)
+                tell_lacking(one, name, rows, self.origins, why=why, report=self.report)
         return Encoded(left, self.origins)
 
     def _without_unreadable(self, one: PreparedSet) -> PreparedSet:
@@ -337,7 +351,9 @@ class _Filling:
             self.report.dropped(name, key, self._reason(one, row))
         first = f"{keys[0]!r} ({self.reasons[name, keys[0]]})"
         check_unreadable(name, one.config.options, len(gone), len(one.index), first)
-        self.report.note(f"data set {name!r}: {len(gone)} samples cannot be decoded and are left out", kind="warning")
+        named = "; ".join(f"{key!r}: {self.reasons[name, key]}" for key in keys[:NAMED])
+        more = f"; and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+        self.report.warn(f"data set {name!r}: left out, since they cannot be used: {len(gone)} samples ({named}{more})")
         lost = np.array(sorted(gone))
         buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
         return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
@@ -354,7 +370,11 @@ class _Filling:
             if encoder not in self.origins.further_streams.values():
                 yield from map(int, self._lacking(encoder, one, rows))
         for encoder in self.origins.joint_readers:
-            yield from dict.fromkeys(row for row, _ in lacking_pairs(encoder, self.origins, self.cache, one, rows))
+            for row, words in lacking_pairs(encoder, self.origins, self.cache, one, rows):
+                origin = self.origins.joint(encoder, one, row, words)
+                if origin is not None and origin.key in self.failed:
+                    self.reasons[one.name, one.index.key(row)] = self.failed[origin.key]
+                yield row
         for other in one.references:
             for row in map(int, self._lacking(self.origins.references, other, rows)):
                 self.reasons[one.name, one.index.key(row)] = f"its reference: {self._reason(other, row)}"
@@ -367,10 +387,14 @@ class _Filling:
     def _reason(self, one: PreparedSet, row: int) -> str:
         """Why a sample was left out; tried again here where another rank had it."""
         name, key = one.name, one.index.key(row)
+        for encoder in (*self.origins.media_readers, self.origins.references):
+            origin = self.origins.media(encoder, one, row)
+            if origin is not None and origin.key in self.failed:
+                return self.reasons.setdefault((name, key), self.failed[origin.key])
         if (name, key) not in self.reasons:
             try:
                 with one.open(row) as file:
                     media_input(one, row, file, self.origins.codec)
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
-        return self.reasons.setdefault((name, key), "another rank could not decode it")
+        return self.reasons.setdefault((name, key), "another rank could not encode it")

@@ -10,7 +10,7 @@ import numpy as np
 
 from st.data.cache.cache import Origin
 from st.data.geometry import Geometry
-from st.data.media.media_reader import WINDOWED
+from st.data.media.media_reader import DECODERS, WINDOWED
 from st.data.sample import reference_name
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Origins:
 
     An encoder's fingerprint is asked for once. references: what encodes reference pictures; the codec where it is None.
     features: encoders of techniques. streams: the codec of each of several latents by name, the first being ``codec``;
-    empty where there is one. masks: data set -> row -> digest of
-    the mask's bytes. lacking: stream -> data set -> rows of which its codec can make nothing.
+    empty where there is one. masks: data set -> row -> digest of the mask's bytes. lacking: stream -> data set -> rows
+    of which its codec can make nothing.
     """
 
     def __init__(
@@ -90,12 +90,17 @@ class Origins:
             parts |= {f"{name} {part}": value for part, value in _place(other.index, row, digest).items()}
         return Origin(encoder.name, self._fingerprints[encoder.name], parts, one.index.key(row))
 
-    def media(self, encoder: Encoder, index: Index, row: int) -> Origin | None:
+    def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Origin | None:
         """What the encoder's entry of a sample is made of; None while the digest of the sample's bytes is not known."""
+        index = one.index
         digest = index.digest(row)
         if digest is None:
             return None
-        return Origin(encoder.name, self._fingerprints[encoder.name], _place(index, row, digest), index.key(row))
+        reads = _place(index, row, digest)
+        if one.config.options.keep_silence and "audio" in encoder.reads:
+            # Entries of silent sounds must not be found by data sets that leave them out.
+            reads["silence"] = "kept"
+        return Origin(encoder.name, self._fingerprints[encoder.name], reads, index.key(row))
 
     def mask(self, one: PreparedSet, row: int, height: int, width: int) -> Origin | None:
         """What the entry of a sample's mask is made of, at latents of a size; None where it has no mask."""
@@ -111,26 +116,27 @@ def _reads_more(encoder: Encoder) -> bool:
     return encoder.reads_captions or "references" in encoder.reads
 
 
-def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
+def _place(index: Index, row: int, digest: str) -> dict[str, str]:
     # From the columns: a Fit object costs more than the rest of a key.
     fits = index.fits
     assert fits is not None, "a prepared data set has fits"
+    kind = index.kind(row)
     geometry = Geometry(*(column[row].item() for column in (fits.height, fits.width, fits.frames, fits.seconds)))
     place = {
         "bytes": digest,
-        "geometry": str(geometry),
+        "geometry": geometry.label,
         "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
         "crop": f"{fits.top[row]},{fits.left[row]}",
+        "decoder": DECODERS[kind],
     }
-    if decoder := WINDOWED.get(index.kind(row)):
+    if kind in WINDOWED:
         place["window"] = f"{fits.start[row]:.6f}s at {fits.rate[row]:.6f}/s"
-        place["decoder"] = decoder
     return place
 
 
 def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> tuple[int, int] | None:
     """(H, W) of a sample's latents, without reading them; None where they are not in the cache."""
-    origin = origins.media(origins.codec, one.index, row)
+    origin = origins.media(origins.codec, one, row)
     shapes = cache.shapes(origin.key) if origin else None
     return None if shapes is None else (shapes["latents"][-2], shapes["latents"][-1])
 

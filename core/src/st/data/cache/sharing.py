@@ -1,78 +1,26 @@
-"""Sharing: which rank encodes what, in which batches, and how ranks learn what the others have read."""
+"""Sharing: which rank encodes what, in which order and in which batches."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
-from uuid import uuid4
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from st.data.digest import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from st.data.cache.cache import Cache, Origin
-    from st.data.encoder import Input
-    from st.data.sets.prepare import PreparedSet
-    from st.data.store.store import Store
+    from st.data.cache.cache import Origin
+    from st.data.cache.origins import Origins
+    from st.data.encoder import Encoder, Input
+    from st.data.sets.words import Words
 
 
-DIGESTS = "digests/"
-
-
-class Sharers(Protocol):
-    """What encoding needs to know of the other ranks."""
-
-    rank: int
-    size: int
-
-    def barrier(self, stage: str) -> None:
-        """Wait for the others."""
-
-
-def exchange_digests(
-    sets: Sequence[PreparedSet], fresh: Mapping[str, list[int]], cache: Cache, ranks: Sharers, stage: str
-) -> None:
-    """Tell the other ranks the digests of rows that this one has read, by data set, and learn theirs.
-
-    Through the cache's store, since what ranks share beyond that is the engine's own affair.
-    """
-    store, written = cache.store, []
-    for one in sets:
-        if one.name in fresh:
-            written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
-            sink = pa.BufferOutputStream()
-            pq.write_table(one.index.take(np.array(sorted(fresh[one.name]))).digest_table(), sink)
-            store.create(written[-1], bytes(sink.getvalue()))
-    ranks.barrier(stage)
-    cache.refresh()
-    for one in sets:
-        if tables := list(_tables(store, _digests_of(one))):
-            one.index.recall(pa.concat_tables(tables))
-            if ranks.rank == 0:
-                one.save_digests()
-    ranks.barrier(f"{stage}: digests")
-    for key in written:
-        store.delete(key)
-
-
-def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
-    for entry in store.list(prefix):
-        # Another run that fills the same cache may take its own away at any moment.
-        with suppress(FileNotFoundError):
-            yield pq.read_table(pa.BufferReader(store.read(entry.key)))
-
-
-def _digests_of(one: PreparedSet) -> str:
-    # References have the url of the data set that they belong to.
-    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
+SORTED = 262_144
+"""Captions that are sorted by their lengths together: enough that neighbours are alike, few enough to hold."""
 
 
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
@@ -105,3 +53,31 @@ def batches_of(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[lis
 def _shape(given: Input) -> tuple[object, ...]:
     """What inputs of one call share."""
     return (given.geometry, *(tuple(one.shape) for one in given.references))
+
+
+def chunks(texts: Iterator[Words], size: int) -> Iterator[tuple[int, list[Words]]]:
+    """So many texts at a time, each time with the place of the first."""
+    start = 0
+    while chunk := list(islice(texts, size)):
+        yield start, chunk
+        start += len(chunk)
+
+
+def longest_first(
+    encoder: Encoder, origins: Origins, texts: Iterator[Words], places: NDArray[np.int64]
+) -> Iterator[tuple[Origin, Input]]:
+    """What an encoder is given of the texts at these ascending places, the longest of many first."""
+    wanted = iter(places.tolist())
+    place = next(wanted)
+    chosen: list[Words] = []
+    for number, words in enumerate(texts):
+        if number == place:
+            chosen.append(words)
+            place = next(wanted, -1)
+        if len(chosen) == SORTED or (place < 0 and chosen):
+            # Neighbours of one length are padded least, and the batch that needs most memory comes first.
+            chosen.sort(key=lambda one: -sum(map(len, (one.caption, *one.read_by(encoder).values()))))
+            yield from ((origins.caption(encoder, one), one.input(encoder)) for one in chosen)
+            chosen = []
+        if place < 0:
+            return

@@ -11,8 +11,11 @@ from st.errors import StError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from st.data.cache.origins import Origins
     from st.data.encoder import LatentCodec
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
@@ -20,20 +23,30 @@ if TYPE_CHECKING:
 
 
 def tell_lacking(
-    one: PreparedSet, stream: str, rows: Sequence[int], why: Mapping[tuple[str, str], str], report: Notes
+    one: PreparedSet,
+    stream: str,
+    rows: NDArray[np.int64],
+    origins: Origins,
+    *,
+    why: tuple[Mapping[tuple[str, str], str], Mapping[str, str]],
+    report: Notes,
 ) -> None:
-    """Name the samples of a data set that have none of a stream. why: by data set and key."""
-    if not rows:
-        return
-    for row in rows:
-        key = one.index.key(row)
-        reason = why.get((one.name, key), "another rank could not decode it")
-        report.note(f"{key}: no {stream!r}: {reason}", kind="stream", dataset=one.name, key=key, stream=stream)
-    first = one.index.key(rows[0])
-    report.warn(
-        f"data set {one.name!r}: {len(rows)} of {len(one.index)} samples have no {stream!r}, such as {first!r} "
-        f"({why.get((one.name, first), 'another rank could not decode it')}); they train the other streams"
-    )
+    """Note the samples of a data set that have none of a stream, and name them.
+
+    why: by data set and key where a sample could not be read, by the entry's key where it could not be encoded.
+    """
+    origins.lacking.setdefault(stream, {})[one.name] = set(rows.tolist())
+    reasons: list[str] = []
+    for row in rows.tolist():
+        key, origin = one.index.key(row), origins.media(origins.streams[stream], one, row)
+        failed = None if origin is None else why[1].get(origin.key)
+        reasons.append(why[0].get((one.name, key), failed or "another rank could not encode it"))
+        report.note(f"{key}: no {stream!r}: {reasons[-1]}", kind="stream", dataset=one.name, key=key, stream=stream)
+    if reasons:
+        report.warn(
+            f"data set {one.name!r}: {len(rows)} of {len(one.index)} samples have no {stream!r}, such as "
+            f"{one.index.key(int(rows[0]))!r} ({reasons[0]}); they train the other streams"
+        )
 
 
 def stacked(

@@ -53,7 +53,9 @@ def words_for(encoder: Encoder, sets: Iterable[PreparedSet], prompts: Iterable[W
     full: list[PreparedSet] = []
     for one in sets:
         (full if encoder.facts and one.index.has_facts else plain).append(one)
-    # Captions without facts are told apart by themselves: a data set may have millions.
+    if len(plain) == 1 and not full:
+        yield from _words_alone(encoder, plain[0], prompts)
+        return
     texts = dict.fromkeys(chain(("",), *(one.index.distinct_captions() for one in plain)))
     yield from map(Words, texts)
     seen: set[tuple[str, ...]] = {(text, "caption") for text in texts}
@@ -63,6 +65,16 @@ def words_for(encoder: Encoder, sets: Iterable[PreparedSet], prompts: Iterable[W
         if identity not in seen:
             seen.add(identity)
             yield told
+
+
+def _words_alone(encoder: Encoder, one: PreparedSet, prompts: Iterable[Words]) -> Iterator[Words]:
+    """Of one data set without facts: its captions are distinct already, and need not be remembered."""
+    first: dict[tuple[object, ...], Words] = {("", "caption"): Words("")}
+    for words in chain((DROPPED,), prompts):
+        told = words.told(encoder)
+        first.setdefault((told.caption, told.role, *told.facts.items()), told)
+    yield from first.values()
+    yield from (Words(text) for text in one.index.distinct_captions() if (text, "caption") not in first)
 
 
 def _words_of(one: PreparedSet) -> Iterator[Words]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from st.registrar import StrategyKind
@@ -35,6 +35,22 @@ class Schedule:
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         return rates
+
+
+def without_effect(chosen: object, total: int) -> Iterator[str]:
+    """Sentences about what a schedule's ``warmup``, ``period`` and ``end`` never do in a run of ``total`` steps."""
+    warmup, period = getattr(chosen, "warmup", 0), getattr(chosen, "period", 0)
+    if warmup >= total:
+        also = " or schedule.end" if hasattr(chosen, "end") else ""
+        yield (
+            f"schedule.warmup = {warmup} is not over within the {total} steps of the run: the rate never reaches "
+            f"optimizer.lr{also}"
+        )
+    elif 3 * period > 2 * total:
+        yield (
+            f"schedule.end is never reached: with schedule.period = {period} the rate is at its lowest after "
+            f"{3 * period // 2} steps, and the run has {total}"
+        )
 
 
 def rates(schedule: Rate, steps: int, top: float) -> Sequence[float]:
