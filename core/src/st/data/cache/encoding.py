@@ -182,8 +182,7 @@ class _Filling:
         for one in self.sets:
             for bucket in sorted(one.buckets, key=lambda bucket: bucket.geometry, reverse=True):
                 mine = self._mine(one, np.unique(bucket.rows))
-                lacking = lacking_pairs(encoder, self.origins, self.cache, one, mine)
-                todo += [(one, row, words) for row, words in lacking]
+                todo += [(one, *pair) for pair in lacking_pairs(encoder, self.origins, self.cache, one, mine)]
         self.lacked |= bool(todo)
         with ExitStack() as stack:
             if todo:
@@ -219,7 +218,8 @@ class _Filling:
 
     def _mine(self, one: PreparedSet, rows: Rows) -> Rows:
         """The rows that this rank encodes."""
-        return rows[owners(one.index.table["size_bytes"].to_numpy()[rows], self.ranks.size) == self.ranks.rank]
+        mine: Rows = rows[owners(one.index.table["size_bytes"].to_numpy()[rows], self.ranks.size) == self.ranks.rank]
+        return mine
 
     def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
