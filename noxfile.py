@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent
 CORE = ROOT / "core"
 PLUGINS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/*/pyproject.toml"))}
-KINDS = ("model", "backend", "tracker", "hook")
+KINDS = ("model", "backend", "tracker", "hook", "command")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 BUILD_TOOLS = ("hatchling", "editables")
 TEST_TOOLS = ("pytest", "pytest-xdist")

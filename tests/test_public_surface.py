@@ -14,22 +14,23 @@ import st
 
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input LatentCodec
+DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input Jobs LatentCodec
 Layer LayerTable Layout LoraShape Losses MakesStreams Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture
-PipelineFamily PlacesTimes Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar Run RunInfo SAMPLER
-SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker
-UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl
-kohya_format reading_also renamed_format
+PipelineFamily PlacesTimes Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar Report Requests Run
+RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind TRACKER TextStack
+TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format
+hookimpl kohya_format reading_also renamed_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyDuo TinyEdit
-TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyDuo
+TinyEdit TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {
     "st_register": "register",
     "st_check": "config family",
+    "st_report_opened": "report",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
     "st_denoiser_loaded": "run",
@@ -38,10 +39,12 @@ HOOKS = {
     "st_step": "run",
     "st_step_end": "run stats",
     "st_checkpoint_saved": "run checkpoint",
+    "st_exported": "run files",
     "st_run_end": "run outcome",
 }
 
 COMMANDS = {
+    "ctl": "RUN DO SETTING --json --wait",
     "train": "FILE --accept --dry-run --output --plugins --resume --set",
     "config show": "FILE --origin --plugins --set",
     "plugins": "",
@@ -126,7 +129,7 @@ def collect(path: str, command: Any, found: dict[str, str]) -> None:
         collect(f"{path} {name}", below, found)
 
 
-@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks"])
+@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks", "commands"])
 def test_entry_point_groups_carry_the_major_version(group: str) -> None:
     from st.plugins.catalogue import KINDS
 

@@ -70,12 +70,15 @@ if TYPE_CHECKING:
     from st.progress import Outcome as Outcome
     from st.registrar import Registrar as Registrar
     from st.registrar import StrategyKind as StrategyKind
+    from st.report.report import Report as Report
     from st.report.stats import StepStats as StepStats
     from st.report.stats import UpdateStats as UpdateStats
     from st.report.tracker import TRACKER as TRACKER
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
+    from st.train.beside.jobs import Jobs as Jobs
+    from st.train.beside.requests import Requests as Requests
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper
@@ -183,6 +186,7 @@ _MODULES = {
         "Registrar",
         "StrategyKind",
     ),
+    "st.report.report": ("Report",),
     "st.report.stats": (
         "StepStats",
         "UpdateStats",
@@ -193,6 +197,8 @@ _MODULES = {
         "TRACKER",
         "Tracker",
     ),
+    "st.train.beside.jobs": ("Jobs",),
+    "st.train.beside.requests": ("Requests",),
     "st.train.parts.run": ("Run",),
     "st.train.parts.step": (
         "Step",

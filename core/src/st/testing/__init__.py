@@ -12,6 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
+    from st.testing.commands import CommandTests as CommandTests
     from st.testing.declared import not_applicable as not_applicable
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BlockMiddlewareTests": "st.testing.middleware",
     "CliResult": "st.testing.runs",
+    "CommandTests": "st.testing.commands",
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
     "ModelFamilyTests": "st.testing.family",

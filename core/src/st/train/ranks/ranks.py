@@ -94,6 +94,10 @@ class Ranks(ABC):
         """Whether the flag is set on any rank; every rank calls it."""
 
     @abstractmethod
+    def everyone(self, said: str) -> list[str]:
+        """What each rank says, by rank; every rank calls it. Between processes on the host, never on the device."""
+
+    @abstractmethod
     def barrier(self, stage: str) -> None:
         """Wait for the others. stage names what was being done, for the message when one does not come."""
 
@@ -207,6 +211,9 @@ class Single(Ranks):
 
     def any(self, flag: bool) -> bool:
         return flag
+
+    def everyone(self, said: str) -> list[str]:
+        return [said]
 
     def barrier(self, stage: str) -> None:
         pass

@@ -23,7 +23,12 @@ SCHEDULE: StrategyKind[Callable[[Optimizer, Any, int], Schedule]] = StrategyKind
 
 
 class Schedule:
-    """Sets the rate of each of an optimizer's groups from the number of steps taken; holds no other state."""
+    """Sets the rate of each of an optimizer's groups from the number of steps taken; holds no other state.
+
+    factor: what all rates are multiplied by, changed where a run is asked to.
+    """
+
+    factor: float = 1.0
 
     def __init__(self, optimizer: Optimizer, rate: Rate) -> None:
         self.optimizer, self.rate = optimizer, rate
@@ -31,7 +36,7 @@ class Schedule:
 
     def set(self, step: int) -> tuple[float, ...]:
         """Set the rates for the step that follows ``step`` taken ones; the rates by group."""
-        rates = tuple(max(self.rate(step, top), SMALLEST) for top in self.tops)
+        rates = tuple(max(self.rate(step, top) * self.factor, SMALLEST) for top in self.tops)
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         return rates
