@@ -216,3 +216,19 @@ def test_a_terminal_shows_notes_stages_and_steps() -> None:
     assert "encoding: 3 in 4 s" in shown
     assert "[not markup]" in shown
     assert "loss 0.2500" in shown
+
+
+def test_the_page_of_a_long_log_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = opened(tmp_path)
+    report.start({}, step=0, total=1)
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("st.report.report.monotonic", lambda: float(next(now)))
+
+    written = [report.page() is not None for _ in range(5)]
+
+    # Each look at the clock takes 10 s here, so the page took 10 s and waits for 200.
+    assert written == [True, False, False, False, False]
+    assert report.page(whole=True) is not None
+    report.finish(Outcome.FINISHED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ def sample(
         list[str] | None, typer.Option(help="What the model is told beside the text, as bpm=120; several times.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; else one in the run's samples folder.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load plugins that the run names as files.")] = False,
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
@@ -34,7 +36,7 @@ def sample(
     from st.report.files.picture_files import save_picture
     from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, shots, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
-    from st.train.assembly import predictor
+    from st.train.assembly import computing, predictor
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
     from st.train.validation.validation import references_shown
@@ -45,18 +47,18 @@ def sample(
         raise StError(f"--size: {error}") from error
     told: dict[str, Any] = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
     told |= {"seconds": seconds or None, "references": tuple(reference or ()), "facts": _facts(fact or ())}
-    asked = PromptOptions(prompt=prompt, **told)
-    opened, plugins = open_run(run, checkpoint)
+    opened, plugins = open_run(run, checkpoint, trust=trust)
     options = opened.config.validation
-    (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
+    sizes = sizes or [parse_size(options.resolutions[0])]
+    (shot,) = shots([PromptOptions(prompt=prompt, **told)], sizes, options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
-    renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
+    asks, within = predictor(opened), partial(computing, opened)
+    renderer = Renderer(opened, sampler.build(sampler.options()), asks, shown=shown, within=within)
     geometry = renderer.geometry(shot, options.frames)
-    encoders = text_encoders(opened.config.quantizer, opened.family)
-    check_facts([shot], encoders)
+    check_facts([shot], encoders := text_encoders(opened.config.quantizer, opened.family))
     encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
         ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
@@ -64,10 +66,9 @@ def sample(
         raise StError(f"the picture could not be rendered: {pixels.reason}")
     name = f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
-    facts = recipe(shot, str(geometry), options.sampler)
-    codec = opened.family.codec()
+    facts = opened.config.redaction.data(recipe(shot, str(geometry), options.sampler))
+    codec, sound = opened.family.codec(), renderer.sounds.get((shot.name, geometry))
     rate = codec.frames_per_second
-    sound = renderer.sounds.get((shot.name, geometry))
     typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate, sound=sound))
 
 

@@ -35,10 +35,10 @@ class Batch:
     keys: (B,) names of the samples. indices: (B,) draw index of each, counted over the whole run and all ranks.
     latents: (B, C, [F,] H, W). conditions: what the text encoders gave, collated by the family. mask: (B, 1, H, W) in
     [0, 1], 1 where the loss counts; None where no sample has one. extras: further tensors by name, first dimension B:
-    ``original_size``, ``crop`` and ``target_size`` (B, 2) as (height, width) or (top, left) in pixels for pictures,
-    and what references encode to. streams: of a family with several latents, all of them by name, ``latents`` being the
-    first; empty where there is one. lacking: by stream, (B,) bool, which samples have none of it and zeros instead; a
-    stream that all samples have is not there.
+    ``original_size`` (of the file), ``crop`` (in the resized picture) and ``target_size`` (B, 2) as (height, width) or
+    (top, left) in pixels for pictures, and what references encode to. streams: of a family with several latents, all of
+    them by name, ``latents`` being the first; empty where there is one. lacking: by stream, (B,) bool, which samples
+    have none of it and zeros instead; a stream that all samples have is not there.
     """
 
     keys: tuple[str, ...]

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
+from st.redaction import PLAIN, Redaction
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
 from st.report.fanout import Audience, Fanout, attempt
 from st.report.log.events import FILE, EventLog
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from st.report.readings import Mean
     from st.report.stats import StepStats
     from st.report.tracker import Picture, RunInfo, Tracker
+
+PAGE_SHARE = 20
+"""How many times as long as writing the page took passes before it is written again."""
 
 KEYS_LOGGED = 1000
 """Dropped samples whose keys are logged, per data set and reason; further ones are counted."""
@@ -87,13 +92,16 @@ class Report:
         self._readings = Readings(mean=mean)
         self._slow_down = SlowDown()
         self._step = 0
-        self._failure: RunFailed | None = None
-        self._checkpoints: dict[int, str] = {}
+        self._spoiled: Spoiled | None = None
+        self._checkpoints: set[int] = set()
+        self._skipped = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._clock = _LoopClock()
         self._lock, self._page_lock = threading.Lock(), threading.Lock()
         self._log_broken = False
         self._thumbnails: Thumbnails | None = None
+        self._page_after = 0.0
+        self._redaction = PLAIN
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @classmethod
@@ -106,19 +114,21 @@ class Report:
         rank: int = 0,
         mean: Mean | None = None,
         doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        redaction: Redaction = PLAIN,
     ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
         versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor;
-        every rank reports its steps then. doing: entered with the name of each stage.
+        every rank reports its steps then. doing: entered with the name of each stage. redaction: of all that is
+        written, printed and shown.
         """
         if rank:
             report = cls(options, None, NoConsole(), mean)
-            report._doing = doing
+            report._doing, report._redaction = doing, redaction
             return report
         console = open_console(options.console, options.line_seconds)
         report = cls(options, EventLog(info.directory / FILE), console, mean)
-        report._doing = doing
+        report._doing, report._redaction = doing, redaction
         report._info = info
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
@@ -132,8 +142,11 @@ class Report:
 
     @property
     def failure(self) -> RunFailed | None:
-        """Why training cannot go on, once a reading met a loss that is not finite; the loop raises it."""
-        return self._failure
+        """Why training cannot go on, once a reading met a loss or a gradient that is not finite; the loop raises it.
+
+        It names the newest checkpoint from before: asked when the last one is written, it knows of that too.
+        """
+        return None if self._spoiled is None else self._failed(self._spoiled)
 
     def note(self, text: str, kind: str = "note", **facts: object) -> None:
         """Say one sentence, with what a program may want of it as facts.
@@ -144,12 +157,12 @@ class Report:
         """
         self._write("note", kind=kind, text=text, **{"step": self._step, **facts})
         if kind not in QUIET:
-            self._console.line(text, kind)
+            self._console.line(self._redaction.text(text), kind)
+        step = facts.get("step")
+        if kind in ("checkpoint", "resumed") and isinstance(step, int):
+            with self._lock:
+                self._checkpoints.add(step)
         if kind == "checkpoint":
-            step, directory = facts.get("step"), facts.get("directory")
-            if isinstance(step, int):
-                with self._lock:
-                    self._checkpoints[step] = str(directory)
             self.page()
 
     def warn(self, text: str) -> None:
@@ -236,8 +249,8 @@ class Report:
         slow = self._slow_down.see(reading.metrics) if self._info is not None else None
         if slow is not None:
             self.warn(slow)
-        if reading.spoiled is not None and self._failure is None:
-            self._failure = self._failed(reading.spoiled)
+        self._skipped += int(reading.metrics.get("skipped_steps", 0))
+        self._spoiled = self._spoiled or reading.spoiled
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log further numbers of a step: evaluation losses, scores."""
@@ -246,21 +259,31 @@ class Report:
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Show validation outputs; rewrites the page."""
+        pictures = [
+            replace(p, prompt=self._redaction.text(p.prompt), label=self._redaction.text(p.label)) for p in pictures
+        ]
         shown = [{"path": str(p.path), "prompt": p.prompt, "label": p.label} for p in pictures]
         self._write("pictures", step=step, pictures=shown)
         self._fanout.show(step, pictures)
         self.page()
 
-    def page(self) -> Path | None:
-        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written."""
-        if self._info is None:
+    def page(self, *, whole: bool = False) -> Path | None:
+        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written.
+
+        It takes longer as the log grows, so it is left out as long as it would take more than a twentieth of the time.
+        whole: not even then.
+        """
+        if self._info is None or (not whole and monotonic() < self._page_after):
             return None
         from st.report.page.page import write_page
         from st.report.page.page_samples import Thumbnails
 
         with self._page_lock:
             self._thumbnails = self._thumbnails or Thumbnails()
+            started = monotonic()
             page, error = attempt(partial(write_page, self._info.directory, self._thumbnails))
+            ended = monotonic()
+            self._page_after = ended + PAGE_SHARE * (ended - started)
         if error is not None:
             self._console.line(f"report.html could not be written: {type(error).__name__}: {error}", "warning")
         return page
@@ -268,11 +291,16 @@ class Report:
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
         self.read(alone=True)
+        if self._skipped:
+            sentence = (
+                f"{self._skipped} steps were left out: their gradients overflowed fp16, and the scale was lowered"
+            )
+            self.note(sentence, kind="skipped", steps=self._skipped)
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
         self._audience.finish(self.options.tracker_seconds)
-        self.page()
+        self.page(whole=True)
         self._console.close()
         if self._log is not None:
             self._log.close()
@@ -294,7 +322,7 @@ class Report:
         if self._log is None:
             return
         try:
-            written = self._log.write(event, **facts)
+            written = self._log.write(event, **self._redaction.data(facts))
             self._audience.tell(written, droppable=event in ("step", "metrics"))
         except OutputUnwritable as error:
             if not self._log_broken:
@@ -309,11 +337,15 @@ class Report:
 
     def _failed(self, spoiled: Spoiled) -> RunFailed:
         keys = ", ".join(repr(key) for key in spoiled.keys)
+        where = ""
+        if spoiled.weights:
+            first, others = spoiled.weights[0], len(spoiled.weights) - 1
+            where = f" in {first!r}" + (f" and {others} more weights" if others else "")
         with self._lock:
             good = [step for step in self._checkpoints if step < spoiled.step]
         fix = f"the checkpoint of step {max(good)} is from before it" if good else "no checkpoint is from before it"
         return RunFailed(
-            f"the loss of step {spoiled.step} is {spoiled.loss}",
+            f"{spoiled.what}{where}",
             why=f"it was computed on {keys}",
             fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
         )

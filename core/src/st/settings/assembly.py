@@ -9,8 +9,10 @@ from st.errors import ProblemsFound, StError
 from st.options import Options
 from st.plugins.activation import TAKE_AWAY, Activation, Plugins, bare_name, plugin_names, scheme_of
 from st.plugins.catalogue import Catalogue
+from st.plugins.loading import is_local
 from st.reading.reading import Reader
 from st.reading.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
+from st.redaction import Redaction, holds_credentials
 from st.registrar import Choice
 from st.settings.config import (
     ABSENT_IS_OFF,
@@ -53,13 +55,27 @@ def assemble(
     return Assembly(run_file, Catalogue.scan()).assemble(plugins, training=training)
 
 
-def assemble_saved(settings: Path) -> tuple[RunConfig, Plugins]:
+def assemble_saved(settings: Path, *, trust: bool = False) -> tuple[RunConfig, Plugins]:
     """The run that a folder's ``run.json`` describes: ``ST_`` variables change nothing, ``{env:NAME}`` is filled in.
 
-    Raises ProblemsFound, for instance where a plugin is not installed any more.
+    trust: load plugins from files too; the folder may be of somebody else, who chose what they do. Raises
+    ProblemsFound, for instance where a plugin is not installed any more.
     """
+    if not trust:
+        _refuse_files(settings)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     return assemble(settings, environment=plain)
+
+
+def _refuse_files(settings: Path) -> None:
+    listed = read(settings).data.get("plugins")
+    files = [name for name in listed if isinstance(name, str) and is_local(name)] if isinstance(listed, list) else []
+    if files:
+        raise StError(
+            f"{str(settings)!r} names a plugin that is a file: {files[0]!r}",
+            why="loading it runs whatever is written there, and a saved run may come from somebody else",
+            fix="look at that file, then say --trust",
+        )
 
 
 def registered(plugins: Sequence[str]) -> Registrar:
@@ -133,6 +149,7 @@ class Assembly:
             plugin_options=self.activation.options,
             origins={location: origin.text for location, origin in self.run_file.origins.items()},
             placeholders=self.run_file.placeholders,
+            redaction=Redaction.of(self.run_file.variables),
         )
 
     def _section(self, name: str) -> Any:
@@ -150,6 +167,7 @@ class Assembly:
         own_class, table = section_options("cache"), self.reader.table(("cache",))
         url = table.get("url")
         scheme = scheme_of(url) if url and isinstance(url, str) else "file"
+        self._refuse_credentials(("cache", "url"))
         registrar = self.activation.registrar
         backend: Any = (registrar.get("backend", scheme) or registrar.lookup("backend", "file")).build
         store_class: type[Options] | None = backend.StoreOptions
@@ -267,6 +285,7 @@ class Assembly:
         options = self.reader.options(DatasetOptions, location, own)
         url = table.get("url")
         scheme = scheme_of(url) if isinstance(url, str) else "file"
+        self._refuse_credentials((*location, "url"))
         backend = self.activation.registrar.get("backend", scheme)
         if backend is None:
             return None
@@ -277,6 +296,12 @@ class Assembly:
         if options is None or backend_options is None:
             return None
         return DatasetConfig(options=options, backend=backend_options, scheme=scheme)
+
+    def _refuse_credentials(self, location: Location) -> None:
+        address = self.reader.at(location)
+        if isinstance(address, str) and holds_credentials(address):
+            fix = "Leave them out; programs for this kind of address find them in the environment or their own files."
+            self.reader.refuse(location, "holds credentials, which would be written into the run's folder.", fix=fix)
 
     def _refuse_unknown(self, gone: Sequence[str]) -> None:
         tables, settings = section_names(), list(RunOptions.model_fields)

@@ -27,16 +27,20 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
             from st.train.closing import session as session_of
             from st.train.loop import train
+            from st.train.manifest import require_same
 
         ranks = stages.start_ranks(config, plugins)
         with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
             listening.open(report, folder.directory if ranks.main else None)
             stages.introduce(plugins, report)
+            saved = stages.newest_checkpoint(folder, report) if resume else None
             sets = stages.read_data(config, plugins, report)
             encoded = stages.encode(config, plugins, sets, ranks, report)
             loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
             run = stages.load_model(config, plugins, loader, ranks, report, requests=listening.requests)
-            saved = stages.newest_checkpoint(folder, report) if resume else None
+            made = stages.made_of(run, plugins, encoded[0])
+            if saved is not None:
+                require_same(folder, made, accepted, report)
             groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
             learner = build_learner(run, groups, plugins)
             with session_of(run, learner, loader, plugins, folder) as session:
@@ -44,7 +48,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
                     with ranks.doing("resuming"):
                         session.restore(saved)
                 step = session.guarded(build_step(run, learner, plugins))
-                stages.describe(session, encoded[0])
+                if ranks.main:
+                    folder.describe(made)
                 trackers = plugins.trackers if ranks.main else {}
                 report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
                 session.measure_start(predictor(run))

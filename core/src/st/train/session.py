@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from st.errors import OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
+from st.train.finite import require_finite
 from st.train.loop import Announce
+from st.train.measuring import Due, measures
 from st.train.saving.state import read_state, snapshot
 from st.train.steering import RATE, Steering, headway
-from st.train.updates.groups import check_saved, keep_settings
+from st.train.updates.groups import check_saved, settings_of, use_settings
 from st.train.updates.optimizer import HasEvaluationMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
-    from st.train.validation.validation import Validator
 
     Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
@@ -45,8 +47,8 @@ HOOK_SECONDS = 600.0
 class Session:
     """One run while it is being trained.
 
-    measures: (every so many steps, also before the first one, what) is measured. outcome: how the loop ended, once it
-    has. whole: no optimizer step is half taken.
+    measures: what is measured, and when. outcome: how the loop ended, once it has. whole: no optimizer step is half
+    taken. settings: those of the optimizer's groups, as they were built.
     """
 
     run: Run
@@ -55,13 +57,15 @@ class Session:
     plugins: Plugins
     folder: OutputFolder
     saver: Saver
-    measures: list[tuple[int, bool, Measure]] = field(default_factory=list, init=False)
+    measures: list[Due] = field(default_factory=list, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
-    measured_at: int | None = field(default=None, init=False)
-    measured: dict[str, float] = field(default_factory=dict, init=False)
     unwritable: OutputUnwritable | None = field(default=None, init=False)
     whole: bool = field(default=True, init=False)
+    settings: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = settings_of(self.learner.optimizer.param_groups)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
@@ -70,7 +74,7 @@ class Session:
         run.report.step(run.progress, stats)
         self.plugins.pm.hook.st_step_end(run=run, stats=stats)
         if run.report.failure is not None:
-            raise run.report.failure
+            self._refuse_spoiled()
         every = run.config.checkpoint.every
         if every and run.progress.step % every == 0:
             self.save()
@@ -95,20 +99,24 @@ class Session:
 
     def measure_start(self, predict: Predict) -> None:
         """Set up validation and evaluation, and measure before the first step where that was asked for."""
-        self.measures = list(_measures(self, predict))
-        if self.run.progress.step == 0:
-            self._measure([measure for _, at_start, measure in self.measures if at_start])
+        self.measures = list(measures(self, predict))
+        step = self.run.progress.step
+        if step == 0:
+            self._measure([one for one in self.measures if one.at_start])
+        elif not self.run.ranks.any(self.folder.vault.measured() >= step):
+            # The run was killed between this step's checkpoint and its validations.
+            self.measure()
 
     def measure(self) -> None:
         """Run the validations that are due at this step, after its checkpoint, and keep the best."""
         step = self.run.progress.step
-        due = [measure for every, _, measure in self.measures if step % every == 0]
+        due = [one for one in self.measures if step % one.every == 0]
         if due:
             self._measure(due)
 
     def measure_now(self) -> None:
         """Run every validation, due or not."""
-        self._measure([measure for _, _, measure in self.measures])
+        self._measure(self.measures)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights to use in place of the trained ones: the moving average, or those of the optimizer, if any."""
@@ -129,26 +137,32 @@ class Session:
 
         return replace(step, update=update)
 
-    def _measure(self, due: Sequence[Measure]) -> None:
+    def _measure(self, due: Sequence[Due]) -> None:
+        self._refuse_spoiled()
         self.saver.copied()
         step = self.run.progress.step
+        found: dict[str, float] = {}
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
-            for measure in due:
-                found = measure()
-                self.measured.update(found)
-                if found:
-                    self.run.report.metrics(step, found)
-        self.measured_at = step
+            for one in due:
+                metrics = one.measure()
+                one.measured_at = step
+                one.metrics |= dict.fromkeys(metrics)
+                found |= metrics
+                if metrics:
+                    self.run.report.metrics(step, metrics)
         best = self.run.config.checkpoint.best
         if due and best and step:
-            self._keep_best(best)
+            self._refuse_unmeasured(best)
+            if best in found:
+                self._keep_best(best, found[best])
+        if due and self.run.ranks.main:
+            self.folder.vault.mark_measured(step)
 
     def save(self) -> None:
         """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
         run = self.run
-        run.report.read()
-        if run.report.failure is not None:
-            raise run.report.failure
+        self._refuse_spoiled()
+        require_finite(self.learner, run.ranks, run.progress.step)
         self.saved_at = run.progress.step
         if not (run.ranks.main or run.ranks.gathers):
             return
@@ -157,6 +171,16 @@ class Session:
             states = self.states()
             if run.ranks.main:
                 self.saver.save(run.progress.step, states, facts)
+
+    def _refuse_spoiled(self) -> None:
+        """Raises RunFailed where a loss or a gradient of the steps so far is not finite."""
+        report = self.run.report
+        report.read()
+        if report.failure is not None:
+            # The checkpoint that is being written is the last good one.
+            with suppress(OutputUnwritable):
+                self.saver.wait()
+            raise report.failure
 
     def states(self) -> dict[str, Any]:
         """Everything that a resumed run needs, by name, whole on rank 0: with any engine on any number of ranks.
@@ -168,6 +192,7 @@ class Session:
         states: dict[str, Any] = {
             "adapter": self._whole_adapter(),
             "optimizer": run.ranks.optimizer_state(learner.optimizer),
+            "settings": self.settings,
             "loader": self.loader.state_dict(),
             "progress": {"step": progress.step, "samples": progress.samples, "epoch": progress.epoch},
         }
@@ -191,10 +216,9 @@ class Session:
         run, learner = self.run, self.learner
         optimizer = read_state(directory, "optimizer")
         check_saved(optimizer, run.ranks.groups(learner.optimizer))
-        asked = [dict(group) for group in learner.optimizer.param_groups]
         run.ranks.load_optimizer_state(learner.optimizer, optimizer)
         # Loading may have made new dictionaries.
-        keep_settings(learner.optimizer.param_groups, asked, run.config.optimizer.options)
+        use_settings(learner.optimizer.param_groups, self.settings, read_state(directory, "settings"))
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]
@@ -240,8 +264,8 @@ class Session:
         try:
             if self.saved_at != self.run.progress.step:
                 self.save()
-            if outcome is Outcome.FINISHED and self.measured_at != self.run.progress.step:
-                self._measure([measure for _, _, measure in self.measures])
+            if outcome is Outcome.FINISHED:
+                self._measure([one for one in self.measures if one.measured_at != self.run.progress.step])
             self.saver.wait()
         except OutputUnwritable as error:
             # What was learned is still in memory, and is exported.
@@ -269,13 +293,17 @@ class Session:
                 fix=f"make room on the disk of {self.folder.vault.directory}, then go on with --resume",
             )
 
-    def _keep_best(self, metric: str) -> None:
-        if metric not in self.measured:
-            known = ", ".join(sorted(self.measured)) or "nothing was measured"
-            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
-        value, best = self.measured[metric], self.folder.vault.best()
+    def _refuse_unmeasured(self, metric: str) -> None:
+        """Raises StError for a metric that is not among those of anything that is measured."""
+        known = sorted({name for one in self.measures for name in one.metrics})
+        if metric not in known and all(one.measured_at is not None for one in self.measures):
+            listed = ", ".join(known) or "nothing was measured"
+            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {listed}")
+
+    def _keep_best(self, metric: str, value: float) -> None:
+        best = self.folder.vault.best()
         lowest = self.run.config.checkpoint.best_is == "lowest"
-        better = best is None or (value < best[1] if lowest else value > best[1])
+        better = math.isfinite(value) and (best is None or (value < best[1] if lowest else value > best[1]))
         # Rank 0 decides for all: another could see the file that it writes next.
         if not self.run.ranks.any(better and self.run.ranks.main):
             return
@@ -288,75 +316,6 @@ class Session:
             self.run.report.note(
                 f"best {metric} so far: {value:.5g} at step {step}", kind="best", step=step, value=value
             )
-
-
-def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, Measure]]:
-    """Validation pictures and held-out losses, as the run file asks for them."""
-    from st.report.rendering.asked import prompts_to_encode
-    from st.train.validation.evaluation import evaluate, evaluation_rows
-    from st.train.validation.validation import PromptValidator
-
-    run = session.run
-    validation, evaluation = run.config.validation, run.config.evaluation
-    if texts := prompts_to_encode(validation):
-        sampler = session.plugins.registrar.lookup("sampler", validation.sampler)
-        validator = PromptValidator(
-            validation,
-            session.loader.encodings(texts),
-            sampler.build(sampler.options()),
-            predict,
-            weights=session.averaged,
-            spread=run.ranks.spreads,
-        )
-
-        def validate() -> Mapping[str, float]:
-            found = validator(run)
-            run.report.pictures(run.progress.step, found.pictures)
-            return found.metrics
-
-        yield validation.every, validation.at_start, _harmless(run, "[validation]", validate)
-    if evaluation.every:
-
-        def hold_out() -> Mapping[str, float]:
-            sets = session.loader.evaluation(lambda length: evaluation_rows(length, evaluation.samples))
-            with session.averaged():
-                return evaluate(run, sets, evaluation, predict)
-
-        yield evaluation.every, True, _harmless(run, "[evaluation]", hold_out)
-
-    for every, choice in run.config.validators:
-        plugin = session.plugins.registrar.lookup("validator", choice.kind).owner
-        measure = _measure_of(session, choice.build(choice.options))
-        yield every, False, _harmless(run, f"validator {choice.kind!r} of {plugin}", measure)
-
-
-def _harmless(run: Run, name: str, measure: Measure) -> Measure:
-    """The same, with nothing measured and an error in the report where it fails: looking at a run must not end it."""
-
-    def guarded() -> Mapping[str, float]:
-        found, error = attempt(measure)
-        if isinstance(error, RankLost):
-            raise error
-        if error is not None:
-            text = f"{name} failed at step {run.progress.step}: {type(error).__name__}: {error}"
-            run.report.note(text, kind="error")
-        return found or {}
-
-    return guarded
-
-
-def _measure_of(session: Session, validator: Validator) -> Measure:
-    """A plugin's validator, asked with the weights that are saved, its pictures shown."""
-
-    def measure() -> Mapping[str, float]:
-        run = session.run
-        with session.averaged():
-            found = validator(run)
-        if found.pictures:
-            run.report.pictures(run.progress.step, found.pictures)
-        return found.metrics
-
-    return measure
 
 
 def _optional(directory: Path, name: str, setting: str) -> Any:

@@ -20,7 +20,7 @@ from st.diffusion.objective import Batch, Noised
 from st.diffusion.sampler import euler
 from st.report.log.events import read_events
 from st.report.rendering.asked import ValidationOptions, prompts_to_encode
-from st.report.rendering.rendering import encode_texts
+from st.report.rendering.rendering import called_within, encode_texts
 from st.testing.subjects.tiny import TinyFamily
 from st.train.parts.run import Run
 from st.train.validation.validation import PromptValidator
@@ -225,3 +225,25 @@ def test_an_encoder_of_pixels_is_not_asked_about_texts(run: Run, tmp_path: Path)
     (entry,) = encode_texts(run.family, [Words("a cat")], run.device, encoders).values()
 
     assert list(entry) == ["text"]
+
+
+def test_what_a_pipeline_asks_is_asked_in_the_precision_of_training_and_answered_in_that_of_the_weights() -> None:
+    module, seen = torch.nn.Linear(2, 2), []
+    module.register_forward_hook(lambda module, arguments, answer: seen.append(answer.dtype))
+
+    with called_within(module, lambda: torch.autocast("cpu", torch.bfloat16)):
+        inside = module(torch.ones(1, 2))
+    outside = module(torch.ones(1, 2))
+
+    assert seen == [torch.bfloat16, torch.float32]
+    assert inside.dtype == outside.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_call_that_fails_leaves_the_precision_as_it_was() -> None:
+    module = torch.nn.Linear(2, 2)
+
+    with called_within(module, lambda: torch.autocast("cpu", torch.bfloat16)), pytest.raises(RuntimeError):
+        module(torch.ones(1, 3))
+
+    assert not torch.is_autocast_enabled("cpu")

@@ -22,7 +22,10 @@ def print_plan(config: RunConfig, plugins: Plugins) -> None:
     print_table(("plugin", "kind", "package"), rows, "Plugins, in the order in which they are asked")
     print_table(
         ("data set", "role", "backend", "url"),
-        [(item.name, item.options.role, item.scheme, item.options.url) for item in config.datasets],
+        [
+            tuple(map(config.redaction.text, (item.name, item.options.role, item.scheme, item.options.url)))
+            for item in config.datasets
+        ],
         "Data",
     )
     print_table(("", ""), _steps(config), "Training")
@@ -47,7 +50,7 @@ def _steps(config: RunConfig) -> Iterator[tuple[str, str]]:
         "objective",
         f"{config.density.kind} times, {config.weighting.kind} weighting, {config.distance.kind} distance",
     )
-    yield "output", config.output
+    yield "output", config.redaction.text(config.output)
 
 
 def settings(config: RunConfig) -> Iterator[tuple[Location, Any, str]]:

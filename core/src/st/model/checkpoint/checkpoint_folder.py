@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 from st.data.store.weights_digest import weights_digest
 from st.errors import StError
+from st.jsonfile import read_object
 from st.model.checkpoint.hub import download, is_repository
 
 INDEX = "model_index.json"
@@ -131,10 +131,10 @@ class CheckpointFolder:
 def read_json(path: Path) -> Mapping[str, Any]:
     """A file's settings. Raises StError naming the file."""
     try:
-        read: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
-        raise StError(f"{str(path)!r} cannot be read: {error}") from error
-    return read
+        fix = "load it again from where it came from"
+        raise StError(f"{str(path)!r} cannot be read: {error}", fix=fix) from error
 
 
 def _link(source: str, target: str) -> None:

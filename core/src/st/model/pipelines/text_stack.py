@@ -99,11 +99,10 @@ class TokenisedCaptions(Encoder):
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[Encode]:
-        from transformers import AutoTokenizer
+        from st.model.checkpoint.networks import load_tokenizer
 
-        root = self.folder.root(self.tokenizers)
         tokenizers: dict[str, Any] = {
-            name.replace("tokenizer", "tokens"): AutoTokenizer.from_pretrained(root / name) for name in self.tokenizers
+            name.replace("tokenizer", "tokens"): load_tokenizer(self.folder, name) for name in self.tokenizers
         }
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:

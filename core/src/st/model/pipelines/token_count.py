@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from st.model.pipelines.quiet import quietly
+from st.model.checkpoint.quiet import quietly
 
 if TYPE_CHECKING:
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
@@ -47,11 +47,10 @@ def readings(
 
     components: those that have to do with text. arguments: of ``encode_prompt``, beside the prompt.
     """
-    from transformers import AutoTokenizer
+    from st.model.checkpoint.networks import load_tokenizer
 
     names = [name for name in components if name.startswith("tokenizer")]
-    root = folder.root(names)
-    tokenizers: dict[str, Any] = {name: AutoTokenizer.from_pretrained(root / name) for name in names}
+    tokenizers: dict[str, Any] = {name: load_tokenizer(folder, name) for name in names}
     calls: list[tuple[Any, str, Mapping[str, Any]]] = []
     with quietly(), _heard(tokenizers.values(), calls):
         _ask(pipeline, folder, components, tokenizers, arguments)

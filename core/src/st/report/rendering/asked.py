@@ -11,6 +11,8 @@ from st.options import Options
 from st.report.rendering.prompts import PromptOptions, Shot, parse_line, parse_size, read_library, shots, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from st.data.sets.words import Words
 
 
@@ -51,12 +53,15 @@ class ValidationOptions(Options):
             parse_size(text)
         return resolutions
 
-    def shots(self) -> tuple[Shot, ...]:
-        """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used."""
+    def shots(self, shown: Callable[[str], str] = str) -> tuple[Shot, ...]:
+        """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used.
+
+        shown: what of a text may stand in the names of files.
+        """
         given = [parse_line(p, "validation.prompts") if isinstance(p, str) else p for p in self.prompts]
         if self.library:
             given += read_library(Path(self.library))
-        return shots(given, [parse_size(text) for text in self.resolutions], self.defaults())
+        return shots(given, [parse_size(text) for text in self.resolutions], self.defaults(), shown)
 
     def defaults(self) -> Shot:
         """What a prompt gets that does not say otherwise."""

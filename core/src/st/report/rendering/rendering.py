@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -116,7 +116,8 @@ class Renderer:
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
     from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
     latents, as far as they are known. shown: the references of prompts, where the model reads any. sounds: what is
-    heard with the clips that were rendered, by name and size, of families that make both.
+    heard with the clips that were rendered, by name and size, of families that make both. within: entered around each
+    call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision.
     """
 
     run: Renderable
@@ -124,6 +125,7 @@ class Renderer:
     predict: Predict | None = None
     shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     shown: Shown | None = None
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
     sounds: dict[tuple[str, Geometry], Sound] = field(default_factory=dict)
 
     def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
@@ -176,15 +178,18 @@ class Renderer:
 
     def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
         negative = self._conditions(shot, shot.against, geometry, encodings) if shot.guided else None
-        pixels = family.render(
-            self.run.denoiser,
-            self._conditions(shot, shot.words, geometry, encodings),
-            negative,
-            geometry,
-            seed=shot.seed,
-            steps=shot.steps,
-            guidance=shot.guidance,
-        )
+        conditions = self._conditions(shot, shot.words, geometry, encodings)
+        # The pipeline asks the denoiser by itself, and is to get the answers that training gets.
+        with called_within(self.run.denoiser, self.within):
+            pixels = family.render(
+                self.run.denoiser,
+                conditions,
+                negative,
+                geometry,
+                seed=shot.seed,
+                steps=shot.steps,
+                guidance=shot.guidance,
+            )
         return pixels[0].float().cpu()
 
     def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
@@ -340,3 +345,30 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def called_within(module: nn.Module, within: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Each call of a module that somebody else makes is inside of ``within``; its answer has the weights' dtype."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    dtype = next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
+    entered: list[ExitStack] = []
+
+    def enter(module: nn.Module, arguments: object) -> None:
+        stack = ExitStack()
+        stack.enter_context(within())
+        entered.append(stack)
+
+    def leave(module: nn.Module, arguments: object, answer: Any) -> Any:
+        entered.pop().close()
+        # Schedulers go on in the dtype of an answer, and what decodes has the weights'.
+        return tree_map_only(torch.Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, answer)
+
+    hooks = (module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from st.errors import OutputUnwritable, Problem, ProblemsFound
+from st.errors import CheckpointDamaged, OutputUnwritable, Problem, ProblemsFound
+from st.jsonfile import read_object
 from st.train.saving.differences import Difference, differences
 from st.train.saving.vault import Vault, write_atomically
 
@@ -80,8 +81,10 @@ class OutputFolder:
 
     def settings(self) -> Mapping[str, Any] | None:
         """The settings that the folder's run was started with; None for a new folder."""
-        path = self.directory / SETTINGS
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        settings = self._read(SETTINGS, "it holds the settings that the run was started with")
+        if settings is not None and not isinstance(settings.get("plugins", []), list):
+            raise CheckpointDamaged(f"{str(self.directory / SETTINGS)!r} is damaged: its plugins are no list")
+        return settings
 
     def open(self, settings: Mapping[str, Any], *, resume: bool, accepted: Sequence[str]) -> list[str]:
         """Check the settings against the folder's and store them; what changed, as lines for the report.
@@ -111,9 +114,22 @@ class OutputFolder:
 
     def started(self) -> float:
         """When the folder's run was begun, in seconds since 1970; now, where it was not yet."""
-        path = self.directory / MANIFEST
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return float(told.get("started") or now())
+        began = self.manifest().get("started")
+        return float(began) if isinstance(began, (int, float)) and began else now()
+
+    def manifest(self) -> Mapping[str, Any]:
+        """What the folder's run was made of; empty for a new folder. Raises CheckpointDamaged."""
+        return self._read(MANIFEST, "it says what the run was made of") or {}
+
+    def _read(self, name: str, why: str) -> dict[str, Any] | None:
+        path = self.directory / name
+        if not path.exists():
+            return None
+        try:
+            return read_object(path)
+        except (OSError, ValueError) as error:
+            fix = "put back a copy of it, or start again in another folder: --output DIR"
+            raise CheckpointDamaged(f"{str(path)!r} is damaged: {error}", why=why, fix=fix) from error
 
 
 def _sweep(folder: Path) -> None:

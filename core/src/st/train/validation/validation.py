@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from st.errors import StError
+from st.redaction import PLAIN, Redaction
 from st.registrar import StrategyKind
 from st.report.files.picture_files import ENDINGS
 from st.report.rendering.prompts import Shot
@@ -53,7 +54,8 @@ class PromptValidator:
     The first time also into ``samples/base``, without the adapter. encodings: by text, for every text of
     ``prompts_to_encode``. predict: how the loop asks the denoiser. weights: entered around rendering, to put the moving
     average in place. spread: ranks share out the pictures; False where every rank must take part in every prediction
-    (sharded weights). A picture that fails is reported and left out.
+    (sharded weights). within: entered around each call of the denoiser by a family's own pipeline. redaction: of
+    what is written of prompts. A picture that fails is reported and left out.
     """
 
     options: ValidationOptions
@@ -62,6 +64,8 @@ class PromptValidator:
     predict: Predict | None = None
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
     spread: bool = True
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+    redaction: Redaction = PLAIN
     _shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     _shown: Shown | None = None
 
@@ -71,8 +75,9 @@ class PromptValidator:
 
         if self._shown is None:
             self._shown = references_shown(run)
-        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown)
-        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in self.options.shots()]
+        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown, self.within)
+        shots = self.options.shots(self.redaction.text)
+        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in shots]
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
         pictures: list[Picture] = []
@@ -104,7 +109,7 @@ class PromptValidator:
                     failed += 1
                     _tell(run, f"{shot.name} {geometry}{suffix}", result)
                 elif writes:
-                    facts = recipe(shot, str(geometry), self.options.sampler)
+                    facts = self.redaction.data(recipe(shot, str(geometry), self.options.sampler))
                     sound = renderer.sounds.get((shot.name, geometry))
                     failed += not _save(run, folder / f"{shot.name}-{geometry}", (result, sound), facts)
                 stage.advance()
