@@ -15,16 +15,16 @@ import st
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
 DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input Jobs
-LatentCodec Layer LayerTable Learner LoraShape Losses Media Mix ModelFamily ModuleTap Network Noised OPTIMIZER Options
-Outcome Picture PipelineFamily Placement Planned Problem Proceed QUANTIZER Quantizer Reader References Registrar
-Report Requests Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper StrategyKind
-TRACKER TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format
-fused_format hookimpl kohya_format reading_also renamed_format
+LatentCodec Layer LayerTable Layout Learner LoraShape Losses MakesStreams Media Mix ModelFamily ModuleTap Network
+Noised OPTIMIZER Options Outcome Picture PipelineFamily Placement PlacesTimes Planned Problem Proceed QUANTIZER
+Quantizer Reader References Registrar Report Requests Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError
+Step StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats
+VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl kohya_format reading_also renamed_format
 """
 
 TESTING_NAMES = """
 BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests PlacementTests
-QuantizerTests TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
+QuantizerTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
 """
 
 HOOKS = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from st.data.source.folder import FolderBackend as FolderBackend
     from st.diffusion.density import DENSITY as DENSITY
     from st.diffusion.distance import DISTANCE as DISTANCE
+    from st.diffusion.layout import Layout as Layout
     from st.diffusion.objective import Batch as Batch
     from st.diffusion.objective import Losses as Losses
     from st.diffusion.objective import Noised as Noised
@@ -61,8 +62,11 @@ if TYPE_CHECKING:
     from st.model.inside.placement import Placement as Placement
     from st.model.inside.terms import ModuleTap as ModuleTap
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
+    from st.model.pipelines.text_stack import TextStack as TextStack
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
+    from st.model.streams import MakesStreams as MakesStreams
+    from st.model.streams import PlacesTimes as PlacesTimes
     from st.options import Options as Options
     from st.progress import Checkpoint as Checkpoint
     from st.progress import Outcome as Outcome
@@ -116,6 +120,7 @@ _MODULES = {
     ),
     "st.diffusion.path": ("Mix",),
     "st.diffusion.sampler": ("SAMPLER",),
+    "st.diffusion.layout": ("Layout",),
     "st.diffusion.weighting": ("WEIGHTING",),
     "st.errors": (
         "Problem",
@@ -173,6 +178,11 @@ _MODULES = {
         "QUANTIZER",
         "Quantizer",
     ),
+    "st.model.streams": (
+        "MakesStreams",
+        "PlacesTimes",
+    ),
+    "st.model.pipelines.text_stack": ("TextStack",),
     "st.options": ("Options",),
     "st.progress": (
         "Checkpoint",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
+    from st.testing.subjects.duo import TinyDuo as TinyDuo
+    from st.testing.subjects.edit import TinyEdit as TinyEdit
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
 
@@ -36,6 +38,8 @@ _HOME = {
     "ModelFamilyTests": "st.testing.family",
     "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
+    "TinyDuo": "st.testing.subjects.duo",
+    "TinyEdit": "st.testing.subjects.edit",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

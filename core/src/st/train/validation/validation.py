@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from st.data.geometry import Geometry
     from st.diffusion.sampler import Sampler
+    from st.report.files.sound_files import Sound
     from st.report.rendering.asked import ValidationOptions
     from st.report.rendering.rendering import Encodings, Failure, Predict, Renderer
     from st.report.rendering.shown import Shown
@@ -117,7 +118,8 @@ class PromptValidator:
                     _tell(run, f"{shot.name} {geometry}{suffix}", result)
                 elif writes:
                     facts = self.redaction.data(recipe(shot, str(geometry), self.options.sampler))
-                    failed += not _save(run, folder / f"{shot.name}-{geometry}", result, facts)
+                    sound = renderer.sounds.get((shot.name, geometry))
+                    failed += not _save(run, folder / f"{shot.name}-{geometry}", (result, sound), facts)
                 stage.advance()
         run.ranks.barrier("validation")
         pictures = [
@@ -144,10 +146,17 @@ def capped(run: Run, shot: Shot, geometry: Geometry) -> str:
 def references_shown(run: Run) -> Shown | None:
     """What reads the references of prompts; None where the model is shown none."""
     from st.model.adapters.references import references_read
+    from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.shown import Shown
 
     read = references_read(run.family, run.adapter)
-    return None if read is None else Shown(read.encoder or run.family.codec())
+    joint = [one for one in run.family.text_encoders() if one.reads_captions and one.reads_samples]
+    if joint:
+        names = {one.name for one in joint}
+        joint = [one for one in text_encoders(run.config.quantizer, run.family) if one.name in names]
+    if read is None and not joint:
+        return None
+    return Shown((read.encoder if read else None) or run.family.codec(), joint=tuple(joint))
 
 
 def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
@@ -155,12 +164,12 @@ def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
     return (geometry.frames, run.family.codec().frames_per_second) if geometry.frames > 1 else (1, 0.0)
 
 
-def _save(run: Run, path: Path, pixels: Tensor, facts: Mapping[str, str]) -> bool:
+def _save(run: Run, path: Path, made: tuple[Tensor, Sound | None], facts: Mapping[str, str]) -> bool:
     from st.report.files.picture_files import save_picture
 
     try:
-        codec = run.family.codec()
-        save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second)
+        codec, (pixels, sound) = run.family.codec(), made
+        save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second, sound=sound)
     except (OSError, StError) as error:
         run.report.warn(f"the validation picture {path.name!r} could not be written: {error}")
         return False

@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from st.model.pipelines.learning_text import save_text_encoder
 from st_sdxl.settings import SCHEDULE
-from st_sdxl.trained_text import save_text_encoder
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH, WIDTH_2 = 16, 32
