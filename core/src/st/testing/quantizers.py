@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
@@ -134,6 +135,17 @@ class QuantizerTests(Conformance):
         build().pack(weight)
 
         assert torch.equal(weight, _weight())
+
+    def test_restoring_takes_a_quarter_of_the_weight_beside_it(self, build: Build) -> None:
+        import torch
+
+        for dtype in (torch.float32, torch.bfloat16):
+            weight = _weight().repeat(4, 4).to(dtype)
+            packed = build().pack(weight)
+            size_bytes = weight.numel() * weight.element_size()
+
+            beside = _most_memory(lambda packed=packed: _restored(packed)) - size_bytes  # type: ignore[misc]
+            assert beside <= size_bytes / 4, f"{dtype}: {beside / weight.numel():.1f} bytes a weight beside it"
 
     def test_a_layer_multiplies_by_the_restored_weight(self, build: Build) -> None:
         import torch
@@ -316,6 +328,19 @@ def _layer(quantizer: Quantizer) -> QuantizedLinear:
     layer = torch.nn.Linear(512, 256)
     layer.weight.data = _weight()
     return QuantizedLinear(layer.requires_grad_(False), quantizer.pack(layer.weight.data))
+
+
+def _most_memory(compute: Callable[[], object]) -> int:
+    """Bytes that torch holds on the CPU at once, of those that it asks for meanwhile."""
+    from torch.profiler import ProfilerActivity, profile
+
+    compute()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        kept = compute()
+    events = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
+    held = list(accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())))
+    del kept
+    return max(held)
 
 
 def _restored(packed: PackedWeight) -> torch.Tensor:

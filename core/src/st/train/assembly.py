@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
     from st.model.inside.blocks import BlockMiddleware
-    from st.model.inside.placement import Placement
     from st.model.quantize.quantizer import Quantizer
     from st.plugins.activation import Plugins
     from st.registrar import Choice
@@ -75,12 +74,12 @@ def load_denoiser(
     device: torch.device,
     report: Report,
     *,
-    placement: Placement | None = None,
+    on_host: bool = False,
     loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
     """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
 
-    Where there is a placement, to which blocks belong, on the host, unless it is quantized: the device does that.
+    on_host: it stays in memory of the host, unless it is quantized: the device does that.
     loaded: is shown it before anything is done to it. Raises StError for weights that are not finite.
     """
     precision = PRECISIONS[config.precision]
@@ -94,7 +93,7 @@ def load_denoiser(
     quantizer: Quantizer | None = config.quantizer.build(config.quantizer.options) if config.quantizer else None
     if quantizer is not None:
         quantizer.check(device, dtype)
-    first = torch.device("cpu") if quantizer or placement else device
+    first = torch.device("cpu") if quantizer or on_host else device
     denoiser = family.load_denoiser(first, dtype).requires_grad_(False)
     require_numbers(denoiser, "[model]")
     loaded(denoiser)

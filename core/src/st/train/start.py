@@ -59,7 +59,8 @@ def load_model(
             adapter,
             ranks.device,
             report,
-            placement=placement,
+            # Blocks belong to the placement, or to the engine that splits them.
+            on_host=placement is not None or ranks.takes_from_host,
             loaded=lambda one: seen.append(weights_digest(one)),
         )
         stage.advance()

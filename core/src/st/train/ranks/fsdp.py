@@ -49,6 +49,7 @@ class Fsdp(Group):
 
     spreads = False
     gathers = True
+    takes_from_host = True
 
     def __init__(self, device: torch.device, options: RanksOptions) -> None:
         super().__init__(device, options)
@@ -59,12 +60,23 @@ class Fsdp(Group):
         return f"fsdp, {self.size} ranks, {self.backend} on {self.device.type}"
 
     def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
-        self.broadcast([parameter for parameter in denoiser.parameters() if parameter.requires_grad])
         for module in (*(block for block, _ in find_blocks(denoiser, blocks)), denoiser):
-            # Before the hooks of fully_shard, which hang on the output: changing a view in place would shake them off.
-            module.register_forward_hook(_without_views)
-            fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
+            self._split(module)
         return denoiser
+
+    def _split(self, unit: nn.Module) -> None:
+        """Bring what of this module is not split yet onto the device, and let go of all but this rank's part."""
+        whole = [tensor for tensor in (*unit.parameters(), *unit.buffers()) if not isinstance(tensor, DTensor)]
+        for tensor in whole:
+            tensor.data = tensor.data.to(self.device)
+        self.broadcast([tensor for tensor in whole if tensor.requires_grad])
+        # Before the hooks of fully_shard, which hang on the output: changing a view in place would shake them off.
+        unit.register_forward_hook(_without_views)
+        fully_shard(unit, mesh=self._mesh, reshard_after_forward=True)
+        for tensor in whole:
+            # The parameters from before are still known to whoever built groups of them.
+            if isinstance(tensor, nn.Parameter):
+                tensor.data = tensor.data.new_empty(0)
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
         # The tensors that autograd sees are the whole weights, which exist for a while only: what others get of this

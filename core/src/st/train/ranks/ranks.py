@@ -60,6 +60,9 @@ class Ranks(ABC):
     """Whether ranks can predict each for itself; False where every prediction needs all of them."""
     gathers: bool = False
     """Whether every rank takes part in collecting what a checkpoint holds."""
+    takes_from_host: bool = False
+    """Whether ``shard`` takes a denoiser from memory of the host, and no device ever holds more of it whole than a
+    block."""
     sequence: int = 1
     """Ranks that share the tokens of the same samples between them; neighbours, by their numbers."""
     trains_several: bool = True

@@ -89,14 +89,24 @@ def _not_zero(scale: Tensor) -> Tensor:
 
 
 def _from_bytes(parts: Mapping[str, Tensor], *, dtype: torch.dtype) -> Tensor:
-    scale = parts["scale"]
-    return (scale * parts["data"].to(scale.dtype)).to(dtype)
+    from st.model.quantize.restoring import scaled
+
+    return scaled(parts["data"], parts["scale"], dtype)
 
 
 def _from_groups(parts: Mapping[str, Tensor], *, bits: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Each byte holds one weight of every 8 / bits-th part of the groups, the first in its lowest bits."""
     import torch
 
+    from st.model.quantize.restoring import pieces
+
     data, scale, shift = parts["data"], parts["scale"].float(), parts["shift"].float()
-    numbers = torch.cat([data >> place & (1 << bits) - 1 for place in range(0, 8, bits)])[: len(scale)]
-    return (scale * numbers - shift).to(dtype).reshape(shape)
+    whole = data.new_empty((len(scale), data.shape[1]), dtype=dtype)
+    for rows in pieces(len(data), data.shape[1], data.device):
+        for part, place in enumerate(range(0, 8, bits)):
+            start, end = (min(part * len(data) + row, len(scale)) for row in (rows.start, rows.stop))
+            if start == end:
+                continue
+            numbers = (data[rows][: end - start] >> place).bitwise_and_((1 << bits) - 1)
+            torch.sub(scale[start:end] * numbers, shift[start:end], out=whole[start:end])
+    return whole.reshape(shape)
