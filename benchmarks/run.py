@@ -27,6 +27,7 @@ import feeding
 import launch
 import loop
 import media
+import restoring
 import rows
 import saving
 import scan
@@ -45,6 +46,7 @@ ON_TRAINING = {
     "feeding": feeding.measure,
     "saving": saving.measure,
     "draws": draws.measure,
+    "restoring": restoring.measure,
 }
 """Benchmarks that start from pictures, a denoiser and warm caches."""
 FAMILIES = "families"

@@ -338,7 +338,7 @@ def _most_memory(compute: Callable[[], object]) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         kept = compute()
     events = [one for one in seen.profiler.kineto_results.events() if one.name() == "[memory]"]
-    held = list(accumulate(one.nbytes() for one in sorted(events, key=lambda one: one.start_ns())))
+    held = list(accumulate(int(one.nbytes()) for one in sorted(events, key=lambda one: one.start_ns())))
     del kept
     return max(held)
 
