@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
+    from st.model.shot import Shot as Shot
     from st.options import Options as Options
     from st.progress import Checkpoint as Checkpoint
     from st.progress import Outcome as Outcome
@@ -68,7 +69,10 @@ if TYPE_CHECKING:
     from st.train.ranks.ranks import ENGINE as ENGINE
     from st.train.updates.optimizer import OPTIMIZER as OPTIMIZER
     from st.train.updates.schedule import SCHEDULE as SCHEDULE
-    from st.train.validation.validation import VALIDATOR as VALIDATOR
+    from st.train.validation.validator import VALIDATOR as VALIDATOR
+    from st.train.validation.validator import Rendered as Rendered
+    from st.train.validation.validator import ValidationReport as ValidationReport
+    from st.train.validation.validator import Validator as Validator
 
 API = (1, 0)
 """Version of the plugin API: the major is in the entry-point groups' names, the minor grows with every addition."""
@@ -163,7 +167,8 @@ _MODULES = {
     "st.train.ranks.ranks": ("ENGINE",),
     "st.train.updates.optimizer": ("OPTIMIZER",),
     "st.train.updates.schedule": ("SCHEDULE",),
-    "st.train.validation.validation": ("VALIDATOR",),
+    "st.model.shot": ("Shot",),
+    "st.train.validation.validator": ("Rendered", "VALIDATOR", "ValidationReport", "Validator"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -32,7 +32,7 @@ def sample(
     from st.model.adapters.references import references_read, unsuited
     from st.model.quantize.quantizer import text_encoders
     from st.report.files.picture_files import save_picture
-    from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, shots, texts
+    from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, sized, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
     from st.train.assembly import predictor
     from st.train.reopening import open_run
@@ -48,23 +48,23 @@ def sample(
     asked = PromptOptions(prompt=prompt, **told)
     opened, plugins = open_run(run, checkpoint)
     options = opened.config.validation
-    (shot,) = shots([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
+    (one,) = sized([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
-    if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
+    if problem := unsuited("--prompt", len(one.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
     renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
-    geometry = renderer.geometry(shot, options.frames)
+    geometry = renderer.geometry(one, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
-    check_facts([shot], encoders)
-    encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
+    check_facts([one], encoders)
+    encodings = encode_texts(opened.family, texts([one]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
-        ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
+        ((_, _, pixels),) = renderer.render([(one, geometry)], encodings)
     if isinstance(pixels, Failure):
         raise StError(f"the picture could not be rendered: {pixels.reason}")
-    name = f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
+    name = f"{one.name}-{geometry}-step-{opened.progress.step}-seed-{one.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
-    facts = recipe(shot, str(geometry), options.sampler)
+    facts = recipe(one, str(geometry), options.sampler)
     codec = opened.family.codec()
     rate = codec.frames_per_second
     typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))

@@ -41,12 +41,19 @@ def euler(read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends:
 
 
 def sample(
-    predict: Predict, path: Path, target: Target, noise: Tensor, times: Sequence[float], *, sampler: Sampler = euler
+    predict: Predict,
+    path: Path,
+    target: Target,
+    noise: Tensor,
+    times: Sequence[float],
+    *,
+    sampler: Sampler = euler,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Integrate a prediction from noise to clean latents, like noise.
 
-    noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. Gradients flow unless
-    the caller switches them off.
+    noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. on_step: told after
+    each step how many are done. Gradients flow unless the caller switches them off.
     """
 
     def read(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,8 +61,9 @@ def sample(
         return unmix(x, here, predict(x, t).float(), target(here))
 
     x = noise
-    for t, following in pairwise(times):
+    for done, (t, following) in enumerate(pairwise(times), start=1):
         x = sampler(read, path, x, (_place(path, x, t), _place(path, x, following)), following == 0)
+        on_step(done)
     return x
 
 

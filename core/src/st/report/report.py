@@ -53,11 +53,19 @@ class Stage:
     def __init__(self, name: str, total: int, console: Console) -> None:
         self.name, self.total, self.done = name, total, 0
         self._console, self._lock = console, threading.Lock()
+        self._shown: float = 0
 
     def advance(self, n: int = 1) -> None:
         with self._lock:
             self.done += n
-        self._console.stage(self.name, self.done, self.total)
+            self._shown = max(self._shown, self.done)
+        self._console.stage(self.name, self._shown, self.total)
+
+    def at(self, done: float) -> None:
+        """Show that so many pieces are done, a part of one included, before they are counted."""
+        with self._lock:
+            self._shown = max(self._shown, done)
+        self._console.stage(self.name, self._shown, self.total)
 
 
 class Report:

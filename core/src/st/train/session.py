@@ -12,9 +12,10 @@ from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
 from st.train.updates.groups import check_saved, keep_settings
 from st.train.updates.optimizer import HasEvaluationMode
+from st.train.validation.measures import Measures, measures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
     from st.train.stop import Stop
-    from st.train.validation.validation import Validator
+    from st.train.validation.measures import Measure
 
-    Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
 
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 class Session:
     """One run while it is being trained.
 
-    measures: (every so many steps, also before the first one, what) is measured. outcome: how the loop ended, once it
+    measures: what is measured, and when. measured: the last value of each metric. outcome: how the loop ended, once it
     has.
     """
 
@@ -52,10 +52,9 @@ class Session:
     folder: OutputFolder
     saver: Saver
     stop: Stop
-    measures: list[tuple[int, bool, Measure]] = field(default_factory=list, init=False)
+    measures: Measures = field(default_factory=Measures, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
-    measured_at: int | None = field(default=None, init=False)
     measured: dict[str, float] = field(default_factory=dict, init=False)
 
     def step_end(self, stats: StepStats) -> None:
@@ -81,15 +80,17 @@ class Session:
 
     def measure_start(self, predict: Predict) -> None:
         """Set up validation and evaluation, and measure before the first step where that was asked for."""
-        self.measures = list(_measures(self, predict))
+        self.measures = measures(self.run, self.loader, self.plugins.registrar, predict, self.averaged)
         if self.run.progress.step == 0:
-            self._measure([measure for _, at_start, measure in self.measures if at_start])
+            self._measure(self.measures.at_start())
 
     def measure(self) -> None:
-        """Run the validations that are due at this step, after its checkpoint, and keep the best."""
+        """Run the validations that are due at this step, after its checkpoint, and keep the best.
+
+        Those of the last step wait for ``finish``: everything is measured there, once the run is saved.
+        """
         step = self.run.progress.step
-        due = [measure for every, _, measure in self.measures if step % every == 0]
-        if due:
+        if step != self.run.total_steps and (due := self.measures.due(step)):
             self._measure(due)
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -112,15 +113,13 @@ class Session:
         self.saver.copied()
         step = self.run.progress.step
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
-            for measure in due:
-                found = measure()
-                self.measured.update(found)
-                if found:
-                    self.run.report.metrics(step, found)
-        self.measured_at = step
-        best = self.run.config.checkpoint.best
-        if due and best and step:
-            self._keep_best(best)
+            found = [metrics for metrics in self.measures.take(due, step) if metrics]
+            for metrics in found:
+                self.run.report.metrics(step, metrics)
+        now = {name: value for metrics in found for name, value in metrics.items()}
+        self.measured |= now
+        if due and (best := self.run.config.checkpoint.best):
+            self._keep_best(best, now)
 
     def save(self) -> None:
         """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
@@ -198,16 +197,20 @@ class Session:
         self.outcome = outcome
         if self.saved_at != self.run.progress.step:
             self.save()
-        if outcome is Outcome.FINISHED and self.measured_at != self.run.progress.step:
-            self._measure([measure for _, _, measure in self.measures])
+        if outcome is Outcome.FINISHED:
+            self._measure(self.measures.untaken(self.run.progress.step))
         self.saver.wait()
         self.run.ranks.barrier("the last checkpoint")
 
-    def _keep_best(self, metric: str) -> None:
-        if metric not in self.measured:
+    def _keep_best(self, metric: str, now: Mapping[str, float]) -> None:
+        """now: what was measured at this step."""
+        if metric not in self.measured and self.measures.complete:
             known = ", ".join(sorted(self.measured)) or "nothing was measured"
             raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
-        value, best = self.measured[metric], self.folder.vault.best()
+        # Before the first step nothing is saved that it could be the best of.
+        if metric not in now or not self.run.progress.step:
+            return
+        value, best = now[metric], self.folder.vault.best()
         lowest = self.run.config.checkpoint.best_is == "lowest"
         better = best is None or (value < best[1] if lowest else value > best[1])
         # Rank 0 decides for all: another could see the file that it writes next.
@@ -222,58 +225,6 @@ class Session:
             self.run.report.note(
                 f"best {metric} so far: {value:.5g} at step {step}", kind="best", step=step, value=value
             )
-
-
-def _measures(session: Session, predict: Predict) -> Iterator[tuple[int, bool, Measure]]:
-    """Validation pictures and held-out losses, as the run file asks for them."""
-    from st.report.rendering.asked import prompts_to_encode
-    from st.train.validation.evaluation import evaluate, evaluation_rows
-    from st.train.validation.validation import PromptValidator
-
-    run = session.run
-    validation, evaluation = run.config.validation, run.config.evaluation
-    if texts := prompts_to_encode(validation):
-        sampler = session.plugins.registrar.lookup("sampler", validation.sampler)
-        validator = PromptValidator(
-            validation,
-            session.loader.encodings(texts),
-            sampler.build(sampler.options()),
-            predict,
-            weights=session.averaged,
-            spread=run.ranks.spreads,
-        )
-
-        def validate() -> Mapping[str, float]:
-            found = validator(run)
-            run.report.pictures(run.progress.step, found.pictures)
-            return found.metrics
-
-        yield validation.every, validation.at_start, validate
-    if evaluation.every:
-
-        def hold_out() -> Mapping[str, float]:
-            sets = session.loader.evaluation(lambda length: evaluation_rows(length, evaluation.samples))
-            with session.averaged():
-                return evaluate(run, sets, evaluation, predict)
-
-        yield evaluation.every, True, hold_out
-
-    for every, choice in run.config.validators:
-        yield every, False, _measure_of(session, choice.build(choice.options))
-
-
-def _measure_of(session: Session, validator: Validator) -> Measure:
-    """A plugin's validator, asked with the weights that are saved, its pictures shown."""
-
-    def measure() -> Mapping[str, float]:
-        run = session.run
-        with session.averaged():
-            found = validator(run)
-        if found.pictures:
-            run.report.pictures(run.progress.step, found.pictures)
-        return found.metrics
-
-    return measure
 
 
 def _optional(directory: Path, name: str, setting: str) -> Any:

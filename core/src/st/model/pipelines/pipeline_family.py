@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from st.errors import StError
 from st.importing import importing
 from st.model.checkpoint.checkpoint_folder import CheckpointFolder, read_json
 from st.model.checkpoint.weights import Weights
+from st.model.collate import pad_alike
 from st.model.family import ModelFamily
 from st.model.pipelines.pipeline_codec import PipelineCodec
 from st.model.pipelines.quiet import quietly
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from st.data.encoder import Encoder, LatentCodec
     from st.data.geometry import Geometry
     from st.model.files.formats import AdapterFormat
+    from st.model.shot import OnStep, Shot
 
 
 class PipelineOptions(Options):
@@ -72,9 +75,10 @@ class PipelineFamily(ModelFamily[P]):
     """Components that neither training nor previews need."""
     codec_class: ClassVar[type[PipelineCodec]] = PipelineCodec
     """Overridden where an autoencoder has arithmetic of its own."""
-    encodes: ClassVar[Sequence[str | None]] = ("prompt_embeds", None)
-    """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept."""
-    trims: ClassVar[Mapping[str, str]] = {}
+    encodes: Sequence[str | None] = ("prompt_embeds", None)
+    """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept. Of the
+    instance, where options decide it; so is ``trims``."""
+    trims: Mapping[str, str] = MappingProxyType({})
     """By name, the mask among them that says which of its rows are real; padding is not kept."""
     guidance: ClassVar[str] = "guidance_scale"
     """The pipeline's argument for the strength of guidance."""
@@ -157,40 +161,31 @@ class PipelineFamily(ModelFamily[P]):
             shutil.rmtree(directory / "scheduler")
             self._rendering().scheduler.save_pretrained(directory / "scheduler")
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         """What the pipeline gives whoever loads the result: (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels,
         samples) in [-1, 1].
 
-        conditions: collated, of one text; negative: likewise, None where guidance is off. The denoiser is in eval mode.
+        The denoiser is in eval mode. Where ``trims`` took padding away, a text and its negative get as much of it back
+        as gives them one length: that is what pipelines take.
         """
         import torch
         from torch.nn import Module
 
-        pipeline = self._rendering()
+        pipeline, geometry = self._rendering(), shot.geometry
         weight = next(one for one in denoiser.parameters() if one.is_floating_point())
-        arguments = self._conditions(conditions, "") | (self._conditions(negative, "negative_") if negative else {})
         arguments = {
             name: value.to(weight.device, weight.dtype) if value.is_floating_point() else value.to(weight.device)
-            for name, value in arguments.items()
+            for name, value in self._prompts(shot).items()
         }
         wanted = arguments | {
             "height": geometry.height,
             "width": geometry.width,
             "num_frames": geometry.frames,
-            "num_inference_steps": steps,
-            self.guidance: guidance,
+            "num_inference_steps": shot.steps,
+            self.guidance: shot.guidance,
             # A generator of the CPU draws the same noise whatever the device.
-            "generator": torch.Generator().manual_seed(seed),
+            "generator": torch.Generator().manual_seed(shot.seed),
+            "callback_on_step_end": _told(shot.on_step),
             "output_type": "pt",
             "return_dict": False,
             **self.render_arguments(geometry),
@@ -207,6 +202,13 @@ class PipelineFamily(ModelFamily[P]):
             Module.to(autoencoder, "cpu")
         clip = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
         return clip.squeeze(2) if clip.ndim == 5 and geometry.frames == 1 else clip
+
+    def _prompts(self, shot: Shot) -> dict[str, Tensor]:
+        """The text and its negative under the pipeline's names."""
+        if shot.negative is None:
+            return self._conditions(shot.conditions, "")
+        wanted, against = pad_alike(shot.conditions, shot.negative, self.trims)
+        return self._conditions(wanted, "") | self._conditions(against, "negative_")
 
     def _conditions(self, conditions: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Conditions under the pipeline's names, with the masks that were trimmed away."""
@@ -304,3 +306,13 @@ class PipelineFamily(ModelFamily[P]):
             why=why,
             fix=f"name another {option}, or the plugin of that model's family",
         )
+
+
+def _told(on_step: OnStep) -> Callable[[Any, int, Any, Mapping[str, Any]], Mapping[str, Any]]:
+    """A pipeline's own callback, which changes nothing."""
+
+    def call(pipeline: Any, index: int, time: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        on_step(index + 1)
+        return {}
+
+    return call

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator
 
 from st.options import Options
-from st.report.rendering.prompts import PromptOptions, Shot, parse_line, parse_size, read_library, shots, texts
+from st.report.rendering.prompts import Prompt, PromptOptions, parse_line, parse_size, read_library, sized, texts
 
 if TYPE_CHECKING:
     from st.data.sets.words import Words
@@ -51,16 +51,16 @@ class ValidationOptions(Options):
             parse_size(text)
         return resolutions
 
-    def shots(self) -> tuple[Shot, ...]:
+    def wanted(self) -> tuple[Prompt, ...]:
         """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used."""
         given = [parse_line(p, "validation.prompts") if isinstance(p, str) else p for p in self.prompts]
         if self.library:
             given += read_library(Path(self.library))
-        return shots(given, [parse_size(text) for text in self.resolutions], self.defaults())
+        return sized(given, [parse_size(text) for text in self.resolutions], self.defaults())
 
-    def defaults(self) -> Shot:
+    def defaults(self) -> Prompt:
         """What a prompt gets that does not say otherwise."""
-        return Shot("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance, seconds=self.seconds)
+        return Prompt("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance, seconds=self.seconds)
 
 
 def prompts_to_encode(options: ValidationOptions) -> list[Words]:
@@ -68,7 +68,7 @@ def prompts_to_encode(options: ValidationOptions) -> list[Words]:
 
     Empty where validation never runs. Raises StError for a library or a prompt that cannot be used.
     """
-    return texts(options.shots()) if options.every else []
+    return texts(options.wanted()) if options.every else []
 
 
 class EvaluationOptions(Options):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from st.data.sample import Media
 from st.errors import StError
+from st.model.shot import Shot
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from st.diffusion.sampler import Predict as Ask
     from st.diffusion.sampler import Sampler
     from st.model.family import ModelFamily
-    from st.report.rendering.prompts import Shot
+    from st.report.rendering.prompts import Prompt
     from st.report.rendering.shown import Shown
 
     Predict = Callable[[Noised, Batch], Tensor]
@@ -53,21 +54,8 @@ FAILURES = (
 class RendersPictures(Protocol):
     """A family that renders with the pipeline which its users will load the result into."""
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
-        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1].
-
-        conditions: collated, of one text. negative: None without guidance.
-        """
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
+        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1]."""
         ...
 
 
@@ -112,11 +100,12 @@ class Failure:
 
 @dataclass(slots=True)
 class Renderer:
-    """Renders shots: by the family's own pipeline where it has one, else by the core's sampler and the family's codec.
+    """Renders prompts: by the family's own pipeline where it has one, else by the core's sampler and its codec.
 
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
-    from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
-    latents, as far as they are known. shown: the references of prompts, where the model reads any.
+    from a CPU generator of each prompt's own seed, so the same one gives the same noise on any device. shapes: of
+    latents, as far as they are known. shown: the references of prompts, where the model reads any. on_step: told after
+    each sampling step of a prompt how many are done.
     """
 
     run: Renderable
@@ -124,39 +113,40 @@ class Renderer:
     predict: Predict | None = None
     shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     shown: Shown | None = None
+    on_step: Callable[[Prompt, int], None] = field(default=lambda prompt, done: None)
 
-    def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
-        """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
-        media = _MADE[self.run.family.codec().reads](shot, frames)
+    def geometry(self, prompt: Prompt, frames: int = 1) -> Geometry:
+        """The size that the family accepts closest to the prompt's; its length, where it is a sound that is made."""
+        media = _MADE[self.run.family.codec().reads](prompt, frames)
         return self.run.family.geometry.nearest(media, media.height * media.width)
 
     def render(
-        self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
-    ) -> Iterator[tuple[Shot, Geometry, Tensor | Failure]]:
-        """Each shot's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
+        self, prompts: Sequence[tuple[Prompt, Geometry]], encodings: Encodings
+    ) -> Iterator[tuple[Prompt, Geometry, Tensor | Failure]]:
+        """Each prompt's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
 
         The codec is loaded after the last prediction, so that it and the activations are never in memory together.
         """
         family = self.run.family
         # A pipeline knows nothing of what an adapter is shown; the core's sampler asks as training does.
-        if isinstance(family, RendersPictures) and not any(shot.references for shot, _ in shots):
-            for shot, geometry in shots:
-                yield shot, geometry, self._attempt(partial(self._by_family, family, shot, geometry, encodings))
+        if isinstance(family, RendersPictures) and not any(prompt.references for prompt, _ in prompts):
+            for prompt, geometry in prompts:
+                yield prompt, geometry, self._attempt(partial(self._by_family, family, prompt, geometry, encodings))
             return
-        unlearnt = self._attempt(partial(self._learn, shots))
+        unlearnt = self._attempt(partial(self._learn, prompts))
         if isinstance(unlearnt, Failure):
-            yield from ((shot, geometry, unlearnt) for shot, geometry in shots)
+            yield from ((prompt, geometry, unlearnt) for prompt, geometry in prompts)
             return
-        latents = [self._attempt(partial(self._sample, shot, geometry, encodings)) for shot, geometry in shots]
+        latents = [self._attempt(partial(self._sample, prompt, geometry, encodings)) for prompt, geometry in prompts]
         with ExitStack() as stack:
             decode = self._attempt(lambda: stack.enter_context(family.codec().decoder(self.run.device)))
-            for (shot, geometry), latent in zip(shots, latents, strict=True):
+            for (prompt, geometry), latent in zip(prompts, latents, strict=True):
                 if isinstance(latent, Failure):
-                    yield shot, geometry, latent
+                    yield prompt, geometry, latent
                 elif isinstance(decode, Failure):
-                    yield shot, geometry, decode
+                    yield prompt, geometry, decode
                 else:
-                    yield shot, geometry, self._attempt(partial(self._decode, decode, latent))
+                    yield prompt, geometry, self._attempt(partial(self._decode, decode, latent))
 
     def _attempt(self, make: Callable[[], T]) -> T | Failure:
         try:
@@ -168,39 +158,40 @@ class Renderer:
             _free(self.run.device)
         return failure
 
-    def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
-        negative = self._conditions(shot.against, encodings) if shot.guided else None
-        pixels = family.render(
-            self.run.denoiser,
-            self._conditions(shot.words, encodings),
-            negative,
+    def _by_family(self, family: RendersPictures, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
+        return family.render(self.run.denoiser, self._shot(prompt, geometry, encodings))[0].float().cpu()
+
+    def _shot(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Shot:
+        return Shot(
+            self._conditions(prompt.words, encodings),
+            self._conditions(prompt.against, encodings) if prompt.guided else None,
             geometry,
-            seed=shot.seed,
-            steps=shot.steps,
-            guidance=shot.guidance,
+            prompt.seed,
+            prompt.steps,
+            prompt.guidance,
+            partial(self.on_step, prompt),
         )
-        return pixels[0].float().cpu()
 
     def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
         return decode(latents.to(self.run.device))[0].float().cpu()
 
-    def _sample(self, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
-        """Latents (1, C, ...) of a shot, on the CPU."""
+    def _sample(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
+        """Latents (1, C, ...) of a prompt, on the CPU."""
         import torch
 
         from st.diffusion.sampler import guided, sample, times
 
+        shot = self._shot(prompt, geometry, encodings)
         generator = torch.Generator().manual_seed(shot.seed)
         noise = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
-        ask = self._ask(shot, geometry, self._conditions(shot.words, encodings), noise)
-        if shot.guided:
-            against = self._ask(shot, geometry, self._conditions(shot.against, encodings), noise)
-            ask = guided(ask, against, shot.guidance)
-        family, shift = self.run.family, self.run.objective.shift(noise)
-        latents = sample(ask, family.path, family.target, noise, times(shot.steps, shift), sampler=self.sampler)
+        ask = self._ask(prompt, geometry, shot.conditions, noise)
+        if shot.negative is not None:
+            ask = guided(ask, self._ask(prompt, geometry, shot.negative, noise), shot.guidance)
+        family, moments = self.run.family, times(shot.steps, self.run.objective.shift(noise))
+        latents = sample(ask, family.path, family.target, noise, moments, sampler=self.sampler, on_step=shot.on_step)
         return latents.cpu()
 
-    def _ask(self, shot: Shot, geometry: Geometry, conditions: Mapping[str, Tensor], like: Tensor) -> Ask:
+    def _ask(self, prompt: Prompt, geometry: Geometry, conditions: Mapping[str, Tensor], like: Tensor) -> Ask:
         import torch
 
         from st.diffusion.objective import Batch, Noised
@@ -208,8 +199,8 @@ class Renderer:
         size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
         extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
         if self.shown is not None:
-            extras |= self.shown.extras(shot, geometry, like.device)
-        batch = Batch((shot.name,), (0,), "", like, conditions, extras=extras)
+            extras |= self.shown.extras(prompt, geometry, like.device)
+        batch = Batch((prompt.name,), (0,), "", like, conditions, extras=extras)
 
         def ask(x: Tensor, t: Tensor) -> Tensor:
             noised = Noised(x=x, t=t, clean=x, noise=x)
@@ -223,11 +214,11 @@ class Renderer:
         collated = self.run.family.collate([encodings[words]])
         return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
 
-    def _learn(self, shots: Sequence[tuple[Shot, Geometry]]) -> None:
+    def _learn(self, prompts: Sequence[tuple[Prompt, Geometry]]) -> None:
         """What sampling needs to know beforehand: the shapes of latents, and what references encode to."""
-        self._learn_shapes({geometry for _, geometry in shots})
+        self._learn_shapes({geometry for _, geometry in prompts})
         if self.shown is not None:
-            self.shown.learn(shots, self.run.device)
+            self.shown.learn(prompts, self.run.device)
 
     def _learn_shapes(self, geometries: set[Geometry]) -> None:
         """The shape of latents at each size, from the codec itself: it says so, or encodes nothing, once per size."""
@@ -266,17 +257,17 @@ def _silence(codec: LatentCodec, geometry: Geometry) -> Input:
     return Input(key="", geometry=geometry, audio=silence)
 
 
-def _seen(shot: Shot, frames: int) -> Media:
-    height, width = shot.size
+def _seen(prompt: Prompt, frames: int) -> Media:
+    height, width = prompt.size
     return Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
 
 
-def _heard(shot: Shot, frames: int) -> Media:
-    return Media("audio", frames=0, seconds=shot.seconds)
+def _heard(prompt: Prompt, frames: int) -> Media:
+    return Media("audio", frames=0, seconds=prompt.seconds)
 
 
-_MADE: Mapping[str, Callable[[Shot, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
-"""By what a codec reads: the media that a shot is."""
+_MADE: Mapping[str, Callable[[Prompt, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
+"""By what a codec reads: the media that a prompt is."""
 _NOTHING: Mapping[str, Callable[[LatentCodec, Geometry], Input]] = MappingProxyType(
     {"pixels": _grey, "audio": _silence}
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encoder
     from st.data.geometry import Geometry
-    from st.report.rendering.prompts import Shot
+    from st.report.rendering.prompts import Prompt
 
 
 @dataclass(slots=True)
@@ -25,11 +25,11 @@ class Shown:
     encoder: Encoder
     entries: dict[tuple[str, Geometry], Mapping[str, Tensor]] = field(default_factory=dict)
 
-    def learn(self, wanted: Iterable[tuple[Shot, Geometry]], device: torch.device) -> None:
+    def learn(self, wanted: Iterable[tuple[Prompt, Geometry]], device: torch.device) -> None:
         """Encode what is not known yet. Raises StError naming a file that cannot be used."""
         from st.data.encoder import Input
 
-        pairs = dict.fromkeys((path, geometry) for shot, geometry in wanted for path in shot.references)
+        pairs = dict.fromkeys((path, geometry) for prompt, geometry in wanted for path in prompt.references)
         unknown = [pair for pair in pairs if pair not in self.entries]
         if not unknown:
             return
@@ -38,13 +38,13 @@ class Shown:
             for (path, geometry), given in pixels.items():
                 (self.entries[path, geometry],) = encode([Input(path, geometry, pixels=given)])
 
-    def extras(self, shot: Shot, geometry: Geometry, device: torch.device) -> dict[str, Tensor]:
-        """``Batch.extras`` of one shot: its references by ``reference_name``, (1, ...) each."""
+    def extras(self, prompt: Prompt, geometry: Geometry, device: torch.device) -> dict[str, Tensor]:
+        """``Batch.extras`` of one prompt: its references by ``reference_name``, (1, ...) each."""
         from st.data.sample import reference_name
 
         return {
             reference_name(number, name): tensor.unsqueeze(0).to(device)
-            for number, path in enumerate(shot.references)
+            for number, path in enumerate(prompt.references)
             for name, tensor in self.entries[path, geometry].items()
         }
 

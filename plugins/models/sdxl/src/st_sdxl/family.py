@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Geometry, Noised
+    from st import Batch, Geometry, Noised, Shot
     from st.diffusion.path import DiscretePath
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
@@ -192,26 +193,16 @@ class Sdxl(PipelineFamily[SdxlOptions]):
             arguments |= {"image": nothing, "strength": 1.0}
         return arguments
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         import torch
 
         unet: Any = denoiser
         if self.options.train_text:
             with torch.no_grad():
-                conditions = unet.read(conditions)
-                negative = None if negative is None else unet.read(negative)
+                negative = None if shot.negative is None else unet.read(shot.negative)
+                shot = replace(shot, conditions=unet.read(shot.conditions), negative=negative)
             unet = unet.unet
-        pixels = super().render(unet, conditions, negative, geometry, seed=seed, steps=steps, guidance=guidance)
+        pixels = super().render(unet, shot)
         if not torch.isfinite(pixels).all():
             raise StError(
                 "the picture is not finite",
