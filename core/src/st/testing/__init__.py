@@ -17,25 +17,33 @@ if TYPE_CHECKING:
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
+    from st.testing.judge import Judge as Judge
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
+    from st.testing.optimizers import OptimizerTests as OptimizerTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
+    from st.testing.schedules import ScheduleTests as ScheduleTests
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
+    from st.testing.validators import ValidatorTests as ValidatorTests
 
 _HOME = {
     "BlockMiddlewareTests": "st.testing.middleware",
     "CliResult": "st.testing.runs",
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
+    "Judge": "st.testing.judge",
     "ModelFamilyTests": "st.testing.family",
+    "OptimizerTests": "st.testing.optimizers",
     "QuantizerTests": "st.testing.quantizers",
+    "ScheduleTests": "st.testing.schedules",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",
     "TrackerTests": "st.testing.trackers",
+    "ValidatorTests": "st.testing.validators",
     "example_batch": "st.testing.examples",
     "example_noised": "st.testing.examples",
     "not_applicable": "st.testing.declared",

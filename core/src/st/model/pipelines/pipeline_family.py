@@ -186,10 +186,15 @@ class PipelineFamily(ModelFamily[P]):
             # A generator of the CPU draws the same noise whatever the device.
             "generator": torch.Generator().manual_seed(shot.seed),
             "callback_on_step_end": _told(shot.on_step),
+            # What the oldest pipelines have in its place.
+            "callback": lambda index, time, latents: shot.on_step(index + 1),
             "output_type": "pt",
             "return_dict": False,
             **self.render_arguments(geometry),
         }
+        if shot.negative is not None:
+            # Some have a text as their default, and refuse it beside embeddings.
+            wanted["negative_prompt"] = None
         known = inspect.signature(pipeline.__call__).parameters
         autoencoder = getattr(pipeline, self.autoencoder)
         # Pipelines decode in the precision that they were given embeddings in. diffusers' own ``to`` warns of that.
