@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Layer as Layer
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
+    from st.model.modular_family import ModularFamily as ModularFamily
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer

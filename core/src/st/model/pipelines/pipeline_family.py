@@ -195,18 +195,27 @@ class PipelineFamily(ModelFamily[P]):
         if shot.negative is not None:
             # Some have a text as their default, and refuse it beside embeddings.
             wanted["negative_prompt"] = None
-        known = inspect.signature(pipeline.__call__).parameters
         autoencoder = getattr(pipeline, self.autoencoder)
         # Pipelines decode in the precision that they were given embeddings in. diffusers' own ``to`` warns of that.
         Module.to(autoencoder, weight.device, weight.dtype)
-        pipeline.register_modules(**{self.denoiser: denoiser})
+        self._put(pipeline, denoiser)
         try:
-            pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
+            pixels = self._draw(pipeline, wanted, shot)
         finally:
-            pipeline.register_modules(**{self.denoiser: None})
+            self._put(pipeline, None)
             Module.to(autoencoder, "cpu")
         clip = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
         return clip.squeeze(2) if clip.ndim == 5 and geometry.frames == 1 else clip
+
+    def _put(self, pipeline: Any, denoiser: nn.Module | None) -> None:
+        """Give the pipeline its denoiser, or take it away."""
+        pipeline.register_modules(**{self.denoiser: denoiser})
+
+    def _draw(self, pipeline: Any, wanted: Mapping[str, Any], shot: Shot) -> Tensor:
+        """What the pipeline gives, told as much of this as it takes."""
+        known = inspect.signature(pipeline.__call__).parameters
+        pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
+        return pixels
 
     def _prompts(self, shot: Shot) -> dict[str, Tensor]:
         """The text and its negative under the pipeline's names."""
@@ -296,13 +305,16 @@ class PipelineFamily(ModelFamily[P]):
     def check(self) -> None:
         """Raises StError where the checkpoint is of another family: its denoiser is no class of this pipeline's."""
         components = self.folder.components()
-        expected = inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation
         found = components.get(self.denoiser)
-        if found is None or found not in str(expected):
+        if found is None or found not in self._expected():
             made_for = self.folder.index().get("_class_name", "another pipeline")
             raise self._foreign(
                 "checkpoint", f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
+
+    def _expected(self) -> str:
+        """The classes that the pipeline's denoiser may have."""
+        return str(inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation)
 
     def _foreign(self, option: str, why: str) -> StError:
         location = self.options.denoiser if option == "denoiser" else self.folder.location
