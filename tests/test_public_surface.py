@@ -22,8 +22,8 @@ kohya_format
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests ModelFamilyTests QuantizerTests TinyFamily TinyRun
-TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests QuantizerTests
+ScheduleTests TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests example_batch example_noised not_applicable
 """
 
 HOOKS = {
@@ -65,6 +65,7 @@ COMMANDS = {
     "new": "KIND NAME DIRECTORY",
     "reference options": "NAMES",
     "reference hooks": "",
+    "reference nouns": "MODULES",
     "reference schema": "FILE --plugins",
     "reference blocks": "FILES --write",
 }

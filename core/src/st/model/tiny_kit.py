@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VISION_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+"""Words that are one token each in the tokenizers of models that see."""
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class BlockResult:
 
     @property
     def sequence(self) -> Tensor:
-        """The returned tensor that holds the stream."""
+        """The returned tensor that holds the stream, (B, sequence, D)."""
         place = self.call.group.stream.returned
         found: Tensor = self.value if place is None else self.value[place]
         return found
@@ -144,6 +144,7 @@ class BlockResult:
 
 
 Proceed = Callable[[BlockCall], BlockResult]
+"""The rest of the middleware, and then the block itself."""
 
 
 class BlockMiddleware(Protocol):

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One training step. A technique returns a copy with one function replaced (``dataclasses.replace``)."""
+    """One training step. A technique returns a copy with one function replaced (``dataclasses.replace``).
+
+    predict answers in the shape of ``noised.x``, (B, C, ...); loss is given that answer.
+    """
 
     noise: Callable[[Batch, Draws], Noised]
     predict: Callable[[Noised, Batch], Tensor]
@@ -25,3 +28,4 @@ class Step:
 
 
 StepWrapper = Callable[[Step], Step]
+"""What ``st_step`` answers: from the step so far to the one that is taken."""
