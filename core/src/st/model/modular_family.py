@@ -58,7 +58,9 @@ class ModularFamily(PipelineFamily[P]):
         return found()
 
     def _expected(self) -> str:
-        found = {one.name: one.type_hint.__name__ for one in self._blocks().expected_components if one.type_hint}
+        found: dict[str, str] = {
+            one.name: one.type_hint.__name__ for one in self._blocks().expected_components if one.type_hint
+        }
         return found[self.denoiser]
 
     def _rendering(self) -> Any:

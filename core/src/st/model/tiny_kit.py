@@ -124,7 +124,12 @@ def seeing(
     }
     named = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in named.items()}
-    eye = {"depth": 1, "num_heads": 2, "patch_size": 16 if kind.startswith("Qwen3") else 14, "out_hidden_size": width}
+    eye: dict[str, Any] = {
+        "depth": 1,
+        "num_heads": 2,
+        "patch_size": 16 if kind.startswith("Qwen3") else 14,
+        "out_hidden_size": width,
+    }
     eye |= {"embed_dim": 16, "hidden_size": width} if kind.startswith("Qwen2VL") else {"hidden_size": 16}
     eye |= {"intermediate_size": 32, "fullatt_block_indexes": [0], "deepstack_visual_indexes": [0]}
     return _made(kind, {"text_config": shape | settings, "vision_config": eye, **ids}), tokenizer

@@ -42,7 +42,7 @@ class Flux(PipelineFamily[FluxOptions]):
 
     Options: ClassVar[type[FluxOptions]] = FluxOptions
     pipeline = "FluxPipeline"
-    encodes = ("prompt_embeds", "pooled_prompt_embeds", None)
+    encodes: Sequence[str | None] = ("prompt_embeds", "pooled_prompt_embeds", None)
     geometry = GeometryRule(multiple=16)
     path = staticmethod(straight)
     target = staticmethod(velocity)

@@ -24,7 +24,7 @@ def write(directory: Path) -> None:
         unet().save_pretrained(directory / "unet")
         vae = autoencoder(latent_channels=4, scaling_factor=0.13025, force_upcast=True)
         vae.save_pretrained(directory / "vae")
-        spelling = {"layers": 3, "characters": letters(), "pad_token_id": 2 * len(letters()) + 1}
+        spelling: dict[str, Any] = {"layers": 3, "characters": letters(), "pad_token_id": 2 * len(letters()) + 1}
         first, tokenizer = clip(WIDTH, hidden_act="quick_gelu", **spelling)
         second, tokenizer_2 = clip(WIDTH_2, hidden_act="gelu", projected=True, padding="!", **spelling)
     save_text_encoder(first, directory / "text_encoder")
