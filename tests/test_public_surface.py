@@ -13,12 +13,14 @@ import pytest
 import st
 
 PUBLIC_NAMES = """
-ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend Geometry GeometryRule Input LatentCodec Layer Losses
-Media Mix ModelFamily Noised OPTIMIZER Options Outcome Picture PipelineFamily Problem Proceed QUANTIZER Quantizer
-References Registrar Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError Step StepStats StepWrapper
-StrategyKind TRACKER TokenStream Tracker UpdateStats VALIDATOR WEIGHTING comfyui_format diffusers_format hookimpl
-kohya_format
+ADAPTER API Adapter AdapterFormat Architecture BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult
+Checkpoint CheckpointFolder Claims DENSITY DISTANCE DataBackend DiscretePath Draws ENGINE Encoder FAMILY FolderBackend
+Geometry GeometryRule Input LatentCodec Layer LoraShape Losses Media Mix ModelFamily ModularFamily Noised OPTIMIZER
+Options Outcome Picture PipelineCodec PipelineFamily PipelineOptions PipelineText Problem Proceed Progress Prompt
+Prompting QUANTIZER Quantizer References Registrar Rendered Run RunConfig RunInfo SAMPLER SCHEDULE Sample
+SampleUnreadable Schedule Shot StError Step StepStats StepWrapper StrategyKind TRACKER TokenStream Tracker
+UnknownTensors UpdateStats VALIDATOR ValidationReport Validator WEIGHTING comfyui_format diffusers_format epsilon
+exponential_shift hookimpl kohya_format read_layout split_key straight token_grid unmix velocity
 """
 
 TESTING_NAMES = """

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
     from st.model.inside.token_grid import token_grid as token_grid
-    from st.model.modular_family import ModularFamily as ModularFamily
+    from st.model.pipelines.modular_family import ModularFamily as ModularFamily
     from st.model.pipelines.pipeline_codec import PipelineCodec as PipelineCodec
     from st.model.pipelines.pipeline_family import PipelineFamily as PipelineFamily
     from st.model.pipelines.pipeline_family import PipelineOptions as PipelineOptions
@@ -80,9 +80,9 @@ if TYPE_CHECKING:
     from st.report.rendering.prompts import Prompt as Prompt
     from st.report.stats import StepStats as StepStats
     from st.report.stats import UpdateStats as UpdateStats
+    from st.report.tracker import TRACKER as TRACKER
     from st.report.tracker import Picture as Picture
     from st.report.tracker import RunInfo as RunInfo
-    from st.report.tracker import TRACKER as TRACKER
     from st.report.tracker import Tracker as Tracker
     from st.settings.config import RunConfig as RunConfig
     from st.train.parts.run import Run as Run
@@ -92,8 +92,8 @@ if TYPE_CHECKING:
     from st.train.updates.optimizer import OPTIMIZER as OPTIMIZER
     from st.train.updates.schedule import SCHEDULE as SCHEDULE
     from st.train.updates.schedule import Schedule as Schedule
-    from st.train.validation.validator import Rendered as Rendered
     from st.train.validation.validator import VALIDATOR as VALIDATOR
+    from st.train.validation.validator import Rendered as Rendered
     from st.train.validation.validator import ValidationReport as ValidationReport
     from st.train.validation.validator import Validator as Validator
 
@@ -175,7 +175,7 @@ _MODULES = {
         "TokenStream",
     ),
     "st.model.inside.token_grid": ("token_grid",),
-    "st.model.modular_family": ("ModularFamily",),
+    "st.model.pipelines.modular_family": ("ModularFamily",),
     "st.model.pipelines.pipeline_codec": ("PipelineCodec",),
     "st.model.pipelines.pipeline_family": (
         "PipelineFamily",

@@ -9,18 +9,22 @@ from typing import Any, ClassVar
 import pytest
 from torch.optim import Optimizer
 
-import st.testing.judge
+import st.testing.subjects.judge
 from st.registrar import Registrar
 from st.testing import OptimizerTests, ScheduleTests, ValidatorTests
-from st.train.updates import optimizer, schedule
+from st.train.updates import optimizers as built_in
+from st.train.updates import schedules
+from st.train.updates.schedule import Schedule
 
 REGISTRAR = Registrar()
-optimizer.register(REGISTRAR)
-schedule.register(REGISTRAR)
+built_in.register(REGISTRAR)
+schedules.register(REGISTRAR)
 
 
 def optimizers(elementwise: bool) -> list[str]:
-    return [o.name for o in REGISTRAR.strategies() if o.kind == "optimizer" and o.elementwise is elementwise]
+    return [
+        o.name for o in REGISTRAR.strategies() if o.kind == "optimizer" and ("elementwise" in o.traits) is elementwise
+    ]
 
 
 def builder(name: str) -> Callable[[Sequence[dict[str, Any]]], Optimizer]:
@@ -56,11 +60,11 @@ def test_every_built_in_optimizer_is_held_to_it() -> None:
 
 class TestSchedules(ScheduleTests):
     @pytest.fixture(params=REGISTRAR.names("schedule"))
-    def build(self, request: pytest.FixtureRequest) -> Callable[[Optimizer, int], schedule.Schedule]:
+    def build(self, request: pytest.FixtureRequest) -> Callable[[Optimizer, int], Schedule]:
         strategy = REGISTRAR.lookup("schedule", request.param)
         return lambda optimizer, total: strategy.build(optimizer, strategy.options(), total)  # type: ignore[no-any-return]
 
 
 class TestJudge(ValidatorTests):
-    plugin: ClassVar[str] = f"{Path(st.testing.judge.__file__)}:Judge"
+    plugin: ClassVar[str] = f"{Path(st.testing.subjects.judge.__file__)}:Judge"
     kind: ClassVar[str] = "judge"

@@ -215,7 +215,7 @@ def page(command: str) -> str:
     if kind == "hooks" and not names:
         return hooks_page()
     if kind == "nouns":
-        from st.nouns import MODULES, nouns_page
+        from st.settings.nouns import MODULES, nouns_page
 
         return nouns_page(tuple(names) or MODULES)
     fix = did_you_mean(kind, ("options", "hooks", "nouns")) or "There are: options, hooks, nouns."

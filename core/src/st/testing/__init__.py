@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
-    from st.testing.judge import Judge as Judge
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
-    from st.testing.optimizers import OptimizerTests as OptimizerTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
-    from st.testing.schedules import ScheduleTests as ScheduleTests
+    from st.testing.subjects.judge import Judge as Judge
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
+    from st.testing.updates import OptimizerTests as OptimizerTests
+    from st.testing.updates import ScheduleTests as ScheduleTests
     from st.testing.validators import ValidatorTests as ValidatorTests
 
 _HOME = {
@@ -34,11 +34,11 @@ _HOME = {
     "CliResult": "st.testing.runs",
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
-    "Judge": "st.testing.judge",
+    "Judge": "st.testing.subjects.judge",
     "ModelFamilyTests": "st.testing.family",
-    "OptimizerTests": "st.testing.optimizers",
+    "OptimizerTests": "st.testing.updates",
     "QuantizerTests": "st.testing.quantizers",
-    "ScheduleTests": "st.testing.schedules",
+    "ScheduleTests": "st.testing.updates",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

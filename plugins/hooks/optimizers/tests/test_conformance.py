@@ -38,4 +38,4 @@ class TestOthers(OptimizerTests):
 
 
 def test_what_is_elementwise_is_held_to_it() -> None:
-    assert [one.name for one in REGISTRAR.strategies() if one.elementwise] == ["lion"]
+    assert [one.name for one in REGISTRAR.strategies() if "elementwise" in one.traits] == ["lion"]

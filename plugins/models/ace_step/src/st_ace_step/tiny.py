@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st.model.tiny_kit import autoencoder, language, same_weights, save_pipeline
+from st.model.pipelines.tiny_kit import autoencoder, language, same_weights, save_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st.model.tiny_kit import autoencoder, clip, same_weights, save_pipeline, t5
+from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights, save_pipeline, t5
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
-from st.model.tiny_kit import autoencoder, clip, same_weights
+from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights
 from st_sdxl.settings import SCHEDULE
 from st_sdxl.trained_text import save_text_encoder
 

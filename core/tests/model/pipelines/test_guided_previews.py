@@ -14,7 +14,7 @@ from st import Batch, Geometry, Noised, Shot
 from st.data.encoder import Input
 from st.model.collate import pad_alike
 from st.model.pipelines.pipeline_family import PipelineFamily, PipelineOptions
-from st.model.tiny_kit import autoencoder, same_weights, save_pipeline, t5
+from st.model.pipelines.tiny_kit import autoencoder, same_weights, save_pipeline, t5
 
 CPU = torch.device("cpu")
 WIDTH = 16

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-MODULES = ("st", "st.testing", "st.model.tiny_kit")
+MODULES = ("st", "st.testing", "st.model.pipelines.tiny_kit")
 """Where public names are."""
 TENSORS = re.compile(r"\b(Tensor|Latents|Predict|nn\.Parameter)\b")
 SHAPES = re.compile(r"\([A-Z0-9][^()]*[,)]|\b(shapes?|like|scalars?)\b", re.IGNORECASE)

@@ -6,7 +6,7 @@ import pytest
 
 import st
 import st.testing
-from st.nouns import MODULES, Member, Noun, nouns, nouns_page, untold
+from st.settings.nouns import MODULES, Member, Noun, nouns, nouns_page, untold
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from st import Batch, Geometry, ModularFamily, Noised, PipelineOptions, Shot, StError
 from st.data.encoder import Input
-from st.model.tiny_kit import autoencoder, clip, same_weights, t5
+from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights, t5
 
 CPU = torch.device("cpu")
 WIDTH = 32

@@ -1,8 +1,9 @@
-"""OptimizerTests: what every optimizer promises."""
+"""OptimizerTests and ScheduleTests: what every optimizer, and every schedule of its rates, promises."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -13,15 +14,20 @@ if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
+    from st.train.updates.schedule import Schedule
+
     Build = Callable[[Sequence[dict[str, Any]]], Optimizer]
+    BuildSchedule = Callable[[Optimizer, int], Schedule]
 
 SHAPES = ((6, 4), (3, 8), (5,))
 """Of the weights: the first is a group of its own, with half the rate."""
 STEPS = 4
+TOTAL = 20
+TOPS = (0.5, 0.25)
 
 
 class OptimizerTests(Conformance):
-    """Subclass it beside a ``build`` fixture that answers ``groups -> optimizer``, as ``register.optimizer`` has it.
+    """Subclass it beside a ``build`` fixture that answers ``groups -> optimizer``, as ``st.OPTIMIZER`` has it.
 
     elementwise: as it is registered. dtype: of the weights, by its name in torch.
     """
@@ -140,8 +146,6 @@ class OptimizerTests(Conformance):
         assert all(torch.equal(one, other) for one, other in zip(weights, trained, strict=True))
 
     def test_numbers_of_its_own_are_finite(self, build: Build) -> None:
-        from math import isfinite
-
         from st.train.updates.optimizer import Measured
 
         weights = self.weights()
@@ -199,6 +203,48 @@ class OptimizerTests(Conformance):
         for weight in weights:
             noise = torch.randn(weight.shape, generator=generator).to(weight.dtype)
             weight.grad = weight.detach().clone() + 0.1 * noise
+
+
+class ScheduleTests(Conformance):
+    """Subclass it beside a ``build`` fixture that answers ``(optimizer, total_steps) -> schedule``."""
+
+    @pytest.fixture
+    def build(self) -> BuildSchedule:
+        """What builds the schedule; every subclass gives its own."""
+        raise NotImplementedError("give the test class a `build` fixture: `(optimizer, total_steps) -> schedule`")
+
+    def test_every_step_has_a_rate_above_zero(self, build: BuildSchedule) -> None:
+        schedule = build(self.optimizer(), TOTAL)
+
+        rates = [rate for step in range(TOTAL + 1) for rate in schedule.set(step)]
+
+        assert all(isfinite(rate) and rate > 0 for rate in rates)
+
+    def test_what_is_answered_is_what_the_optimizer_has(self, build: BuildSchedule) -> None:
+        optimizer = self.optimizer()
+        schedule = build(optimizer, TOTAL)
+
+        for step in (0, 3, TOTAL - 1):
+            assert schedule.set(step) == tuple(group["lr"] for group in optimizer.param_groups)
+
+    def test_a_step_has_the_same_rate_whatever_was_asked_before(self, build: BuildSchedule) -> None:
+        straight, jumping = build(self.optimizer(), TOTAL), build(self.optimizer(), TOTAL)
+        expected = [straight.set(step) for step in range(TOTAL)]
+
+        assert [jumping.set(step) for step in reversed(range(TOTAL))] == list(reversed(expected))
+
+    def test_each_group_goes_by_the_rate_that_it_came_with(self, build: BuildSchedule) -> None:
+        both = build(self.optimizer(), TOTAL)
+        alone = [build(self.optimizer((top,)), TOTAL) for top in TOPS]
+
+        for step in range(TOTAL):
+            assert both.set(step) == tuple(rate for one in alone for rate in one.set(step))
+
+    def optimizer(self, tops: tuple[float, ...] = TOPS) -> Optimizer:
+        """An optimizer with a group for each of these rates."""
+        import torch
+
+        return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": top} for top in tops])
 
 
 def _leaves(value: Any) -> list[Any]:

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from st.model.tiny_kit import AUTOENCODERS, autoencoder, clip, language, same_weights, save_pipeline, seeing, t5
+from st.model.pipelines.tiny_kit import (
+    AUTOENCODERS,
+    autoencoder,
+    clip,
+    language,
+    same_weights,
+    save_pipeline,
+    seeing,
+    t5,
+)
 
 WIDTH = 24
 TEXTS = ["a cat", "a longer one"]
