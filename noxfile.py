@@ -157,6 +157,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def interop(session: nox.Session) -> None:
+    """Every kind of update in every format of Flux, SDXL and Wan at full size, against what other programs know."""
+    _install(session, (), [PLUGINS[name] for name in ("flux", "sdxl", "wan")])
+    session.run("python", "tests/interop.py", env=_quiet())
+
+
+@nox.session
 def s3(session: nox.Session) -> None:
     """Train the demo from S3 over a network that spoils requests: final weights equal those of a run from a disk."""
     _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"], PLUGINS["s3"]]))

@@ -15,12 +15,13 @@ import st
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat Architecture BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult
 Checkpoint CheckpointFolder Claims DENSITY DISTANCE DataBackend DiscretePath Draws ENGINE Encoder FAMILY FolderBackend
-Geometry GeometryRule Input LatentCodec Layer LoraShape Losses Media Mix ModelFamily ModularFamily Noised OPTIMIZER
-Options Outcome Picture PipelineCodec PipelineFamily PipelineOptions PipelineText Problem Proceed Progress Prompt
-Prompting QUANTIZER Quantizer References Registrar Rendered Run RunConfig RunInfo SAMPLER SCHEDULE Sample
-SampleUnreadable Schedule Shot StError Step StepStats StepWrapper StrategyKind TRACKER TokenStream Tracker
-UnknownTensors UpdateStats VALIDATOR ValidationReport Validator WEIGHTING comfyui_format diffusers_format epsilon
-exponential_shift hookimpl kohya_format read_layout split_key straight token_grid unmix velocity
+FusedLayer Geometry GeometryRule Input LatentCodec Layer LayerTable LoraShape Losses Media Mix ModelFamily
+ModularFamily Noised OPTIMIZER Options Outcome Picture PipelineCodec PipelineFamily PipelineOptions PipelineText
+Planned Problem Proceed Progress Prompt Prompting QUANTIZER Quantizer Reader References Registrar Rendered Run
+RunConfig RunInfo SAMPLER SCHEDULE Sample SampleUnreadable Schedule Shot StError Step StepStats StepWrapper
+StrategyKind TRACKER TokenStream Tracker UPDATE_KIND UnknownTensors UpdateKind UpdateStats VALIDATOR ValidationReport
+Validator WEIGHTING comfyui_format diffusers_format epsilon exponential_shift fused_format hookimpl kohya_format
+read_layout reading_also renamed_format split_key straight token_grid unmix velocity
 """
 
 TESTING_NAMES = """
@@ -57,9 +58,9 @@ COMMANDS = {
     "sample": (
         "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps"
     ),
-    "adapter inspect": "FILE",
+    "adapter inspect": "FILE --plugins",
     "adapter convert": "FILE OUT --plugins --set --to",
-    "adapter merge": "FILES OUT --weights",
+    "adapter merge": "FILES OUT --plugins --weights",
     "adapter resize": "FILE OUT --rank",
     "adapter diff": "FIRST SECOND",
     "adapter extract": "BASE TRAINED --dtype --energy --format --output --plugins --rank --set --target",
@@ -74,7 +75,8 @@ COMMANDS = {
 """Positional arguments in capitals, in their order, then options."""
 
 STRATEGY_KINDS = """
-adapter backend density distance engine family optimizer quantizer sampler schedule tracker validator weighting
+adapter backend density distance engine family optimizer quantizer sampler schedule tracker update_kind validator
+weighting
 """
 
 

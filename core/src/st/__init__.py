@@ -40,18 +40,27 @@ if TYPE_CHECKING:
     from st.model.adapters.adapter import ADAPTER as ADAPTER
     from st.model.adapters.adapter import Adapter as Adapter
     from st.model.adapters.architecture import Architecture as Architecture
+    from st.model.adapters.fused import FusedLayer as FusedLayer
+    from st.model.adapters.fused import LayerTable as LayerTable
+    from st.model.adapters.fused import fused_format as fused_format
     from st.model.adapters.references import References as References
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder as CheckpointFolder
     from st.model.family import FAMILY as FAMILY
     from st.model.family import ModelFamily as ModelFamily
+    from st.model.files.composed import reading_also as reading_also
+    from st.model.files.composed import renamed_format as renamed_format
     from st.model.files.formats import AdapterFormat as AdapterFormat
     from st.model.files.formats import LoraShape as LoraShape
     from st.model.files.formats import UnknownTensors as UnknownTensors
     from st.model.files.formats import comfyui_format as comfyui_format
-    from st.model.files.formats import diffusers_format as diffusers_format
     from st.model.files.formats import kohya_format as kohya_format
     from st.model.files.formats import read_layout as read_layout
     from st.model.files.formats import split_key as split_key
+    from st.model.files.peft_layout import diffusers_format as diffusers_format
+    from st.model.files.readers import Planned as Planned
+    from st.model.files.readers import Reader as Reader
+    from st.model.files.update_kinds import UPDATE_KIND as UPDATE_KIND
+    from st.model.files.update_kinds import UpdateKind as UpdateKind
     from st.model.inside.blocks import BlockCall as BlockCall
     from st.model.inside.blocks import BlockGroup as BlockGroup
     from st.model.inside.blocks import BlockMiddleware as BlockMiddleware
@@ -148,21 +157,38 @@ _MODULES = {
         "Adapter",
     ),
     "st.model.adapters.architecture": ("Architecture",),
+    "st.model.adapters.fused": (
+        "FusedLayer",
+        "LayerTable",
+        "fused_format",
+    ),
     "st.model.adapters.references": ("References",),
     "st.model.checkpoint.checkpoint_folder": ("CheckpointFolder",),
     "st.model.family": (
         "FAMILY",
         "ModelFamily",
     ),
+    "st.model.files.composed": (
+        "reading_also",
+        "renamed_format",
+    ),
     "st.model.files.formats": (
         "AdapterFormat",
         "LoraShape",
         "UnknownTensors",
         "comfyui_format",
-        "diffusers_format",
         "kohya_format",
         "read_layout",
         "split_key",
+    ),
+    "st.model.files.peft_layout": ("diffusers_format",),
+    "st.model.files.readers": (
+        "Planned",
+        "Reader",
+    ),
+    "st.model.files.update_kinds": (
+        "UPDATE_KIND",
+        "UpdateKind",
     ),
     "st.model.inside.blocks": (
         "BlockCall",

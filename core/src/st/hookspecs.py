@@ -41,8 +41,8 @@ def st_register(register: Registrar) -> None:
 
     Called once, after every named plugin is imported and before the run file is checked:
     ``register.add(st.OPTIMIZER, "mine", build, Options)``. The kinds are ADAPTER, BACKEND, DENSITY, DISTANCE, ENGINE,
-    FAMILY, OPTIMIZER, QUANTIZER, SAMPLER, SCHEDULE, TRACKER, VALIDATOR and WEIGHTING; each says how what is registered
-    will be built. Two packages that claim one name stop the run. Torch must not be imported here.
+    FAMILY, OPTIMIZER, QUANTIZER, SAMPLER, SCHEDULE, TRACKER, UPDATE_KIND, VALIDATOR and WEIGHTING; each says how what
+    is registered will be built. Two packages that claim one name stop the run. Torch must not be imported here.
     """
 
 

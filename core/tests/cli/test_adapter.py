@@ -50,9 +50,10 @@ def test_convert_writes_a_layout_of_the_family(files: tuple[Path, Path], tmp_pat
     tensors, metadata = read_adapter_file(out)
     before = read_adapter_file(files[0])[0]
     assert set(tensors) == {name for name in before if not name.endswith(".alpha")}
-    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+    halves = {"lora_A": 1.0, "lora_B": 0.5}
+    assert all(torch.equal(one, halves[name.split(".")[-2]] * before[name]) for name, one in tensors.items())
     assert metadata["ss_network_dim"] == "4"
-    assert '"transformer.lora_alpha": 2' in metadata["lora_adapter_metadata"]
+    assert '"transformer.lora_alpha": 4' in metadata["lora_adapter_metadata"]
 
 
 def test_an_unknown_layout_is_one_clear_error(files: tuple[Path, Path], tmp_path: Path, st_cli: Cli) -> None:

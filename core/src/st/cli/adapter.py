@@ -24,19 +24,33 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
-def inspect(file: File) -> None:
-    """Show what is in a file: its layers, ranks, scales, strength and history."""
-    from st.model.files.adapter_algebra import norm, open_adapter
+def inspect(file: File, plugins: PluginNames = None) -> None:
+    """Show what is in a file: its layers, ranks, scales, strength and history. --plugins names what knows its kinds."""
+    from st.model.files.adapter_algebra import norm, open_adapter, strength
+    from st.model.files.update_kinds import registered_kinds
+    from st.settings.assembly import registered
 
-    opened = open_adapter(file)
-    updates = opened.updates.values()
-    numbers = sum(one.down.numel() + one.up.numel() for one in updates)
-    typer.echo(f"{file}: {opened.kind} names, {len(updates)} layers, {numbers:,} weights, {_size(file)}")
-    typer.echo(f"precision  {_counted(str(one.down.dtype).removeprefix('torch.') for one in updates)}")
-    typer.echo(f"rank       {_counted(str(one.rank) for one in updates)}")
-    typer.echo(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
-    strongest = sorted(((norm(one), stem) for stem, one in opened.updates.items()), reverse=True)[:5]
-    typer.echo("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
+    opened = open_adapter(file, registered_kinds(registered(plugins or ())))
+    updates, others = opened.updates.values(), opened.others.values()
+    tensors = [tensor for one in updates for tensor in (one.down, one.up)]
+    tensors += [tensor for other in others for name, tensor in other.tensors.items() if name != "alpha"]
+    numbers = sum(one.numel() for one in [*tensors, *opened.biases.values()])
+    names = f"{opened.kind} names, " if opened.kind else ""
+    typer.echo(f"{file}: {names}{len(updates) + len(others)} layers, {numbers:,} weights, {_size(file)}")
+    if others:
+        typer.echo(f"kind       {_counted([*('lora' for _ in updates), *(other.kind for other in others)])}")
+    typer.echo(f"precision  {_counted(str(one.dtype).removeprefix('torch.') for one in tensors)}")
+    ranks = [rank for rank in (*(one.rank for one in updates), *(one.how.rank(one.tensors) for one in others)) if rank]
+    typer.echo(f"rank       {_counted(map(str, ranks)) if ranks else 'none'}")
+    if updates:
+        typer.echo(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
+    if opened.biases:
+        typer.echo(f"biases     {len(opened.biases)} differences, such as {next(iter(opened.biases))}")
+    sizes = [(norm(one), stem) for stem, one in opened.updates.items()]
+    sizes += [(size, stem) for stem, other in opened.others.items() if (size := strength(other)) is not None]
+    if sizes:
+        strongest = sorted(sizes, reverse=True)[:5]
+        typer.echo("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
     for key, value in sorted(opened.metadata.items()):
         typer.echo(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
 
@@ -49,20 +63,29 @@ def convert(
     overrides: Overrides = None,
 ) -> None:
     """Write a file in another layout of its family: --plugins names that, --set model.checkpoint=DIR what it needs."""
+    from st.model.adapters.adapter_start import read_known
     from st.model.files.adapter_file import read_adapter_file, write_layout
-    from st.model.files.formats import METADATA, read_layout
+    from st.model.files.formats import by_layer
+    from st.model.files.peft_layout import METADATA, TRAINED
+    from st.model.pipelines.pipeline_family import PipelineFamily
     from st.settings.assembly import assemble
 
     _refuse_existing(out)
     _, active = assemble(None, plugins or (), overrides or ())
-    formats = active.family.adapter_formats()
+    family = active.family
+    formats = family.adapter_formats()
     if to not in formats:
         raise StError(f"--to {to}: this family writes {', '.join(formats)}.")
     tensors, metadata = read_adapter_file(file)
-    adapter = read_layout(tensors, metadata, formats.values())
-    history = {key: value for key, value in metadata.items() if key != METADATA}
+    modules = family.module_paths if isinstance(family, PipelineFamily) else list[str]
+    adapter = read_known(tensors, metadata, formats.values(), modules)
+    history = {key: value for key, value in metadata.items() if key not in (METADATA, TRAINED)}
     write_layout(out, formats[to], adapter, history)
-    typer.echo(f"wrote {out}: {len(adapter[1].ranks)} layers")
+    before, after = by_layer(adapter[0]), by_layer(formats[to].from_file(*read_adapter_file(out))[0])
+    gone = [path for path, parts in before.items() if "diff_b" in parts and "diff_b" not in after.get(path, {})]
+    typer.echo(f"wrote {out}: {len(before)} layers")
+    if gone:
+        typer.echo(f"{len(gone)} differences of biases have no place in {to} and are left out, such as {gone[0]}")
 
 
 def merge(
@@ -71,18 +94,24 @@ def merge(
     weights: Annotated[
         str, typer.Option(help="How much of each file, comma-separated, as in --weights 1,0.5; 1 each where not said.")
     ] = "",
+    plugins: PluginNames = None,
 ) -> None:
-    """Add adapters up, exactly: the ranks of a layer add up too."""
+    """Add adapters up, exactly: the ranks of a layer add up too. What is not LoRA becomes whole differences."""
     from st.model.files import adapter_algebra as algebra
+    from st.model.files.update_kinds import registered_kinds
+    from st.settings.assembly import registered
 
     _refuse_existing(out)
     numbers = _numbers(weights) if weights else [1.0] * len(files)
     if len(numbers) != len(files):
         raise StError(f"--weights {weights}: {len(numbers)} weights for {len(files)} files.")
-    opened = [algebra.open_adapter(file) for file in files]
-    updates = algebra.merge(opened, numbers)
-    algebra.write_adapter(opened[0], out, updates)
-    typer.echo(f"wrote {out}: {len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}")
+    kinds = registered_kinds(registered(plugins or ()))
+    opened = [algebra.open_adapter(file, kinds) for file in files]
+    updates, whole = algebra.merge(opened, numbers), algebra.merge_whole(opened, numbers)
+    algebra.write_adapter(opened[0], out, updates, whole)
+    parts = [f"{len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}"] if updates else []
+    parts += [f"{len(whole)} whole differences"] if whole else []
+    typer.echo(f"wrote {out}: {'; '.join(parts)}")
 
 
 def resize(
@@ -92,7 +121,7 @@ def resize(
     from st.model.files import adapter_algebra as algebra
 
     _refuse_existing(out)
-    opened = algebra.open_adapter(file)
+    opened = algebra.open_adapter(file).plain()
     resized = {stem: algebra.resize(one, rank) for stem, one in opened.updates.items()}
     algebra.write_adapter(opened, out, {stem: one for stem, (one, _) in resized.items()})
     kept = [share for _, share in resized.values()]
@@ -139,7 +168,7 @@ def diff(
     """Show where two adapters of one layout differ: the norm of the difference over that of the larger update."""
     from st.model.files import adapter_algebra as algebra
 
-    one, other = algebra.open_adapter(first), algebra.open_adapter(second)
+    one, other = (algebra.open_adapter(file).plain() for file in (first, second))
     both = algebra.comparable(one, other)
     apart = sorted(((algebra.distance(one.updates[stem], other.updates[stem]), stem) for stem in both), reverse=True)
     for file, left in ((first, one.updates.keys() - set(both)), (second, other.updates.keys() - set(both))):

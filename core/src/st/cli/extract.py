@@ -60,9 +60,15 @@ def extract_adapter(
         **lora_facts(family, found.shape),
         "ss_training_comment": f"difference of two checkpoints of {before.kind}",
     }
+    failed: list[StError] = []
     for name, path in zip(names, paths, strict=True):
-        write_layout(path, formats[name], (state, found.shape), history)
-        typer.echo(f"wrote {path}: {len(found.layers)} layers, {name}")
+        try:
+            write_layout(path, formats[name], (state, found.shape), history)
+            typer.echo(f"wrote {path}: {len(found.layers)} layers, {name}")
+        except StError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def _family(base: Path, plugins: Sequence[str], overrides: Sequence[str]) -> PipelineFamily[Any]:

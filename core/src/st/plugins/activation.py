@@ -166,12 +166,7 @@ class Activation:
 
     def activate(self, names: Sequence[str]) -> Plugins | None:
         """Activate the plugins of a list, then the backends of the data sets. None where a run has no model family."""
-        late = [name for name in names if not is_local(name) and not self.catalogue.named(name)]
-        for name in names:
-            if name not in late:
-                self._activate(name, self._load)
-        self._call_register()
-        for name in late:
+        for name in self.register(names):
             self._activate(name, self._made_at_run_time)
         self._activate_backends()
         if not self._is_one_family(names):
@@ -179,6 +174,15 @@ class Activation:
         active = [self._active[name] for name in names if name in self._active]
         pm = hook_manager((plugin.name, plugin.instance) for plugin in active)
         return Plugins(pm, self.registrar, (*active, *self._backends))
+
+    def register(self, names: Sequence[str]) -> list[str]:
+        """Activate those of a list that are installed, and ask them what they bring; the names that are not."""
+        late = [name for name in names if not is_local(name) and not self.catalogue.named(name)]
+        for name in names:
+            if name not in late:
+                self._activate(name, self._load)
+        self._call_register()
+        return late
 
     @property
     def names(self) -> list[str]:

@@ -18,6 +18,7 @@ MODULES = (
     "st.diffusion.weightings",
     "st.model.adapters.full",
     "st.model.adapters.lora",
+    "st.model.files.own_updates",
     "st.train.updates.optimizers",
     "st.train.ranks.engines",
     "st.train.updates.schedules",

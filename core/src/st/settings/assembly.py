@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from st.data.dataset import DatasetConfig
     from st.model.family import ModelFamily
+    from st.registrar import Registrar
 
 
 def assemble(
@@ -59,6 +60,17 @@ def assemble_saved(settings: Path) -> tuple[RunConfig, Plugins]:
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     return assemble(settings, environment=plain)
+
+
+def registered(plugins: Sequence[str]) -> Registrar:
+    """What the core and these plugins bring, without a run. Raises ProblemsFound."""
+    assembly = Assembly(read(None, (), {}), Catalogue.scan())
+    names, _ = plugin_names((), plugins)
+    for name in assembly.activation.register(names):
+        assembly.catalogue.find(bare_name(name))
+    if assembly.reader.problems:
+        raise ProblemsFound(assembly.reader.problems)
+    return assembly.activation.registrar
 
 
 STRATEGIES_IN_SECTIONS: dict[str, dict[str, str]] = {

@@ -87,7 +87,7 @@ def options_page(names: Sequence[str] = ()) -> str:
         brought = [
             found
             for found in described.registrar.strategies()
-            if found.owner == installed.label and found.kind != "engine"
+            if found.owner == installed.label and found.kind not in ("engine", "update_kind")
         ]
         pages += [_strategy_table(strategy) for strategy in brought if strategy.build is not cls]
     return "\n".join(pages)

@@ -29,7 +29,9 @@ def run_file_schema(described: Described) -> dict[str, Any]:
         GroupOptions,
         *(section_options(name) for name in SECTIONS),
     ]
-    classes += [cls.Options for _, cls in described.plugins] + [found.options for found in registrar.strategies()]
+    classes += [cls.Options for _, cls in described.plugins] + [
+        found.options for found in registrar.strategies() if found.kind != "update_kind"
+    ]
     classes += [cls for found in registrar.strategies() if (cls := _store_options(found)) is not None]
     unique = list(dict.fromkeys(classes))
     references, document = models_json_schema([(cls, "validation") for cls in unique])

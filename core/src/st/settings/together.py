@@ -21,6 +21,7 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
     found = [*_contradictions(config, plugins), *_unusable_prompts(config), *quantizer_problems(config)]
     if not found:
         adapter = config.adapter.build(config.adapter.options)
+        found += adapter.problems(plugins.family)
         found += _unsuited_references(config, references_read(plugins.family, adapter))
     found += splitting_problems(config, plugins.registrar)
     for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):

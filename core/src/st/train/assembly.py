@@ -115,6 +115,8 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     groups = [dict(group) for group in attached]
     if run.adapter.note:
         run.report.note(run.adapter.note, kind="adapter")
+    for caveat in run.adapter.caveats(family):
+        run.report.note(caveat, kind="format")
     if checkpoint is not None:
         run.adapter.load(run.denoiser, read_state(checkpoint / "state", "adapter"))
     middleware: list[tuple[str, BlockMiddleware]] = []

@@ -182,8 +182,6 @@ def encode(
     )
     family = plugins.family
     adapter = config.adapter.build(config.adapter.options)
-    if problems := adapter.problems(family):
-        raise ProblemsFound(problems)
     read = references_read(family, adapter)
     for one in sets:
         if problem := unsuited(f"data set {one.name!r}", len(one.references), read):

@@ -86,9 +86,8 @@ def test_the_file_gives_diffusers_the_same_prediction(
     file = adapter.export(FAMILY, trained.denoiser, tmp_path, {"note": "hello"})
     plain.denoiser.eval().load_lora_adapter(str(tmp_path), weight_name=file.name, prefix="transformer")
 
-    # Where a part of the base was moved into the update, sums of float32 differ in their last digits.
-    tolerance = {"rtol": 0, "atol": 5e-6} if name in CHANGE_BASE else {"rtol": 0, "atol": 0}
-    torch.testing.assert_close(predict(plain), predict(trained), **tolerance)
+    # A part of the base in the update, or a scale inside of B, changes the last digits of sums of float32.
+    torch.testing.assert_close(predict(plain), predict(trained), rtol=0, atol=5e-6)
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["note"] == "hello"
 
@@ -108,7 +107,7 @@ def test_other_denoisers_load_in_diffusers_too(make_case: Callable[[str], Any], 
     file = adapter.export(FAMILY, trained.denoiser.eval(), tmp_path, {})
     plain.denoiser.eval().load_lora_adapter(str(tmp_path), weight_name=file.name, prefix="transformer")
 
-    assert torch.equal(predict(plain), predict(trained))
+    torch.testing.assert_close(predict(plain), predict(trained), rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))

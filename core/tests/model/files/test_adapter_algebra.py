@@ -20,7 +20,8 @@ from st.model.files.adapter_algebra import (
     write_adapter,
 )
 from st.model.files.adapter_file import read_adapter_file, write_adapter_file
-from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, diffusers_format, kohya_format
+from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, kohya_format
+from st.model.files.peft_layout import diffusers_format
 
 SIZES = {"blocks.0.to_q": (6, 5), "blocks.1.to_q": (6, 5), "conv_in": (4, 5)}
 FORMATS: dict[str, AdapterFormat] = {
@@ -59,10 +60,12 @@ def test_a_file_is_written_as_it_was_read(tmp_path: Path, layout: str) -> None:
     write_adapter(opened, tmp_path / "b.safetensors", opened.updates)
 
     (before, header), (after, header_after) = (read_adapter_file(tmp_path / f"{name}.safetensors") for name in "ab")
-    assert header_after == header
+    trained = {"st_trained_alphas"}
+    assert header_after == {name: text for name, text in header.items() if name not in trained}
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert {one.alpha for one in opened.updates.values()} == {1.5}
+    scales = {one.alpha / one.rank for one in opened.updates.values()}
+    assert scales == ({1.0} if layout == "diffusers" else {1.5 / 3, 1.5 / 4})
 
 
 @pytest.mark.parametrize("layout", FORMATS)
@@ -134,9 +137,11 @@ def test_files_of_two_models_name_the_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("a.dora_scale", "1 of 3 tensors belong nowhere, such as 'a.dora_scale'"),
+        ("a.dora_scale", "is not plain LoRA"),
+        ("a.diff_b", "is not plain LoRA"),
         ("a.hada_w1_a", "1 of 3 tensors belong nowhere, such as 'a.hada_w1_a'"),
-        ("b.lora_down.weight", "1 of 3 tensors belong nowhere, such as 'b'"),
+        ("b.hada_w1_a", "1 of 3 tensors belong nowhere, such as 'b.hada_w1_a'"),
+        ("b.lora_down.weight", "'b' has no lora_B.weight"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused(tmp_path: Path, name: str, message: str) -> None:
@@ -144,11 +149,11 @@ def test_what_is_no_plain_lora_is_refused(tmp_path: Path, name: str, message: st
     write_adapter_file(tmp_path / "a.safetensors", {one: torch.zeros(2, 2) for one in names}, {})
 
     with pytest.raises(StError, match=message):
-        open_adapter(tmp_path / "a.safetensors")
+        open_adapter(tmp_path / "a.safetensors").plain()
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     write_adapter_file(tmp_path / "a.safetensors", {"weight": torch.zeros(1)}, {})
 
-    with pytest.raises(StError, match="is no file of LoRA"):
+    with pytest.raises(StError, match="is no adapter file"):
         open_adapter(tmp_path / "a.safetensors")

@@ -10,7 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from st.model.files.formats import diffusers_format
+from st.model.files.peft_layout import diffusers_format
 from st_lycoris import LycorisAdapter
 
 

@@ -40,7 +40,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 def adapter(algo: str, **settings: Any) -> LycorisAdapter:
-    return LycorisAdapter(LycorisOptions(**{"algo": algo, **settings}))
+    return LycorisAdapter(LycorisOptions(**{"algo": algo, "format": "lycoris", **settings}))
 
 
 every_case = pytest.mark.parametrize(("algo", "settings"), CASES, ids=lambda one: one if isinstance(one, str) else "")
@@ -230,18 +230,6 @@ def test_normalisations_learn_too(unet: Upstream, tmp_path: Path) -> None:
     torch.testing.assert_close(by_the_library(unet, file), unet.ask(denoiser), atol=1e-5, rtol=0)
 
 
-def test_another_prefix_for_other_programs(unet: Upstream, tmp_path: Path) -> None:
-    one = adapter("loha", rank=2, prefix="lora_unet")
-    denoiser = unet.trained(one)
-
-    file = one.export(None, denoiser, tmp_path, {})  # type: ignore[arg-type]
-
-    assert "lora_unet_down_blocks_0_resnets_0_conv1.hada_w1_a" in load_file(file)
-    again = unet.build()
-    adapter("lokr", start=str(file)).attach(again, unet.targets)
-    torch.testing.assert_close(unet.ask(again), unet.ask(denoiser), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("settings", [{"rank": 2, "alpha": 3}, {"factor": 4, "full_matrix": True}])
 def test_diffusers_reads_lokr(flux: Upstream, settings: dict[str, Any], tmp_path: Path) -> None:
     one = adapter("lokr", format=("lycoris", "diffusers"), **settings)
@@ -255,7 +243,7 @@ def test_diffusers_reads_lokr(flux: Upstream, settings: dict[str, Any], tmp_path
 
 @pytest.mark.parametrize(
     ("algo", "settings", "word"),
-    [("loha", {}, "not lokr"), ("lokr", {"use_dora": True, "rank": 2}, "parts that it does not know")],
+    [("loha", {}, "hada_w1_a"), ("lokr", {"use_dora": True, "rank": 2}, "dora_scale")],
 )
 def test_what_diffusers_cannot_read_is_refused_before_training(
     flux: Upstream, algo: str, settings: dict[str, Any], word: str

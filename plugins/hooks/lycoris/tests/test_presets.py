@@ -11,6 +11,7 @@ import torch
 from lycoris import LycorisNetwork, create_lycoris
 
 from st.errors import StError
+from st.testing import TinyFamily
 from st_lycoris import LycorisAdapter, LycorisOptions
 from st_lycoris.modules import modules, quiet
 from st_lycoris.preset import read_preset
@@ -152,14 +153,16 @@ def test_a_rotation_does_without_the_alpha_that_every_file_has(tmp_path: Path) -
 def test_what_it_cannot_mean_is_named_before_anything_is_loaded(
     flux: Upstream, settings: Any, word: str, tmp_path: Path
 ) -> None:
-    found = LycorisAdapter(LycorisOptions(preset=written(tmp_path, settings))).problems(None)  # type: ignore[arg-type]
+    found = LycorisAdapter(LycorisOptions(preset=written(tmp_path, settings))).problems(
+        TinyFamily(TinyFamily.Options())
+    )
 
     assert [problem.where for problem in found] == ["adapter.preset"]
     assert word in found[0].what
 
 
 def test_a_missing_file_is_a_problem() -> None:
-    found = LycorisAdapter(LycorisOptions(preset="nowhere.json")).problems(None)  # type: ignore[arg-type]
+    found = LycorisAdapter(LycorisOptions(preset="nowhere.json")).problems(TinyFamily(TinyFamily.Options()))
 
     assert "no such file" in found[0].what
 

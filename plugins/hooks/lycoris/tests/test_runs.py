@@ -190,7 +190,10 @@ def test_what_users_mistype_is_named(runs: Runs, adapter: str, word: str) -> Non
     assert word in str(raised.value)
 
 
-def test_another_kind_of_adapter_file_is_no_start(runs: Runs) -> None:
+def test_a_lora_file_goes_on_as_products_of_two(runs: Runs) -> None:
     lora = runs('[adapter]\nkind = "lora"\nrank = 2\n', steps=1)
-    with pytest.raises(AssertionError, match="is no LyCORIS file"):
-        runs(f'[adapter]\nkind = "lycoris"\nstart = {json.dumps(str(lora.directory / "adapter.safetensors"))}\n')
+    start = json.dumps(str(lora.directory / "adapter.safetensors"))
+
+    done = runs(f'[adapter]\nkind = "lycoris"\nstart = {start}\n', steps=1)
+
+    assert "locon on 12 layers" in runs.notes(done)[0]

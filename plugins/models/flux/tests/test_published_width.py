@@ -15,7 +15,7 @@ from torch import Tensor
 from st import Batch, Noised
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st_flux import Flux, FluxOptions
-from st_flux.names import layers
+from st_flux.names import TABLE
 
 CPU = torch.device("cpu")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")]
@@ -63,7 +63,7 @@ def answer(family: Flux, denoiser: Any) -> Tensor:
 def makers_file(weights: dict[str, Tensor], file: Path) -> None:
     """The weights as the makers published theirs."""
     found = {f"{theirs}.scale": weights[f"{ours}.weight"] for theirs, ours in NORMS.items()}
-    for layer in layers(weights):
+    for layer in TABLE.layers(weights):
         for kind in ("weight", "bias"):
             whole = torch.cat([weights[f"{path}.{kind}"] for path in layer.ours])
             found[f"{layer.theirs}.{kind}"] = torch.cat(whole.chunk(2)[::-1]) if layer.swapped else whole

@@ -32,6 +32,8 @@ def print_plan(config: RunConfig, plugins: Plugins) -> None:
         if origin != "default"
     ]
     print_table(("setting", "value", "from"), changed, "Settings that are not at their defaults")
+    for one in config.adapter.build(config.adapter.options).caveats(plugins.family):
+        print(f"Note: {one}")
     print("Nothing was loaded and nothing was written. All settings: st config show")
 
 

@@ -56,7 +56,17 @@ class Adapter(ABC):
         return precision
 
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
-        """What was asked for and this family cannot do; found before anything is loaded."""
+        """What was asked for and this family cannot do; found with the plan, before anything is loaded.
+
+        Needs no torch.
+        """
+        return ()
+
+    def caveats(self, family: ModelFamily[Any]) -> Sequence[str]:
+        """What is not wrong and has to be known of what will be written, a sentence each; shown with the plan.
+
+        Such as what the programs that a file is for do not apply. Needs no torch.
+        """
         return ()
 
     def references(self, family: ModelFamily[Any]) -> References | None:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from st.errors import Problem, StError
 from st.model.adapters.adapter import ADAPTER, NO_FORMATS, Adapter, is_plain, restore
+from st.model.adapters.lora_init import fixed_draws, refuse_unusual
 from st.model.files.formats import DOWN, MAGNITUDE, UP, LoraShape
 from st.options import Options
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
     from st.model.family import ModelFamily
     from st.model.files.formats import AdapterFormat
+    from st.model.files.readers import Planned
     from st.registrar import Registrar
 
     ParamGroup = dict[str, Any]
 
 PEFT_ADAPTER = "default"
-FILE = "adapter.safetensors"
 START = ".start"
 """Ends the names of the weights that an adapter began with, where its base was changed to make room for them."""
 
@@ -106,14 +107,17 @@ class LoraAdapter(Adapter):
 
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
         from st.model.adapters.adapter_start import start_problems
+        from st.model.files.adapter_file import layout_problems
 
-        known = list(family.adapter_formats())
+        formats = family.adapter_formats()
         found = list(start_problems(self.options.start))
-        for name in self.options.formats:
-            if name and name not in known:
-                what = f"adapter.format = {name!r}: this family writes {', '.join(known)}"
-                found.append(Problem("adapter.format", what, fix="set one of these, or leave it out"))
-        return found
+        return [*found, *layout_problems(self._layouts(formats), formats, self._planned(family))]
+
+    def caveats(self, family: ModelFamily[Any]) -> Sequence[str]:
+        from st.model.files.adapter_file import layout_caveats
+
+        formats = family.adapter_formats()
+        return layout_caveats(self._layouts(formats), formats, self._planned(family))
 
     def attach(
         self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
@@ -122,13 +126,14 @@ class LoraAdapter(Adapter):
 
         from st.model.adapters.adapter_start import read_start, untouched
         from st.model.adapters.casting import spare_casts
+        from st.model.files.adapter_file import try_layouts
 
         start = read_start(self.options.start, denoiser, formats.values()) if self.options.start else None
         left = untouched(denoiser, targets, start[1]) if start else 0
-        config = self._config_of(*start) if start else self._config(denoiser, targets)
+        config = self._config_of(*start[:2]) if start else self._config(denoiser, targets)
         denoiser.requires_grad_(False)
         # peft draws the randomised SVD from torch's generator; a resumed run has to find the same directions.
-        with _fixed_draws() if self.options.init.startswith("pissa_niter") else nullcontext():
+        with fixed_draws() if self.options.init.startswith("pissa_niter") else nullcontext():
             _inject(denoiser, config)
         for layer in _layers(denoiser).values():
             layer.train(denoiser.training)
@@ -150,7 +155,11 @@ class LoraAdapter(Adapter):
         count = sum(parameter.numel() for parameter in parameters.values())
         ranks = sorted(set(_shape(denoiser).ranks.values()))
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
+        if formats:
+            try_layouts(self._layouts(formats), formats, self.portable(denoiser))
         self.note = f"LoRA of rank {rank} on {len(_layers(denoiser))} layers: {count:,} weights learn"
+        if start and start[2]:
+            self.note += f"; {len(start[2])} whole differences and biases in it are left out"
         if left:
             self.note += f"; {left} other layers that this run would train are not in {self.options.start!r}"
         return [{"params": list(parameters.values()), "name": "lora"}]
@@ -173,16 +182,12 @@ class LoraAdapter(Adapter):
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
         from st.model.adapters.architecture import lora_facts
-        from st.model.files.adapter_file import write_layout
+        from st.model.files.adapter_file import write_layouts
 
         formats = family.adapter_formats()
         state, shape = self.portable(denoiser)
         facts = {**metadata, **lora_facts(family, shape)} if metadata else {}
-        names = [name or next(iter(formats)) for name in self.options.formats] or [next(iter(formats))]
-        paths = [directory / (FILE if name == names[0] else f"{Path(FILE).stem}-{name}.safetensors") for name in names]
-        for name, path in zip(names, paths, strict=True):
-            write_layout(path, formats[name], (state, shape), facts)
-        return paths[0]
+        return write_layouts(directory, self._layouts(formats), formats, (state, shape), facts)[0]
 
     def portable(self, denoiser: nn.Module) -> tuple[dict[str, Tensor], LoraShape]:
         """The adapter as it acts on untouched base weights: tensors by our names, and their scale.
@@ -249,6 +254,16 @@ class LoraAdapter(Adapter):
             for name, parameter in parameters.items():
                 parameter.data = learned[name]
 
+    def _layouts(self, formats: Mapping[str, AdapterFormat]) -> list[str]:
+        """The formats that are written, once each; the family's first where none is named."""
+        return list(dict.fromkeys(name or next(iter(formats)) for name in self.options.formats or ("",)))
+
+    def _planned(self, family: ModelFamily[Any]) -> list[Planned]:
+        from st.model.files.readers import Planned
+
+        extras = frozenset({"dora"} if self.options.use_dora else ())
+        return [Planned("lora", extras, tuple(self.options.targets or family.adapter_targets()))]
+
     def _parameters(self, denoiser: nn.Module) -> dict[str, Any]:
         found = {}
         for path, layer in _layers(denoiser).items():
@@ -272,7 +287,7 @@ class LoraAdapter(Adapter):
                     f"no layer that learns is named {pattern!r}", fix="change adapter.rank_pattern or .alpha_pattern"
                 )
         if options.changes_base and options.init != "loftq":
-            _refuse_unusual(denoiser, paths, options.init, nn.Linear)
+            refuse_unusual(denoiser, paths, options.init, nn.Linear)
         if options.use_dora and not all(is_plain(parameter) for parameter in denoiser.parameters()):
             raise StError(
                 "adapter.use_dora needs weights that are not quantized", fix="set one of use_dora and [quantizer]"
@@ -377,22 +392,3 @@ def _by_path(paths: Sequence[str], patterns: Mapping[str, Any]) -> dict[str, Any
     from st.model.adapters.targets import is_named
 
     return {f"^{path}": value for pattern, value in patterns.items() for path in paths if is_named(path, pattern)}
-
-
-def _refuse_unusual(denoiser: nn.Module, paths: Sequence[str], init: str, linear: type[nn.Module]) -> None:
-    for path in paths:
-        layer = denoiser.get_submodule(path)
-        if not isinstance(layer, linear) or not is_plain(layer.weight):
-            raise StError(
-                f"adapter.init = {init!r} cannot take apart the weights of {path!r}, a {type(layer).__name__}",
-                fix="set adapter.init to 'default', or leave that layer out of adapter.targets",
-            )
-
-
-@contextmanager
-def _fixed_draws() -> Iterator[None]:
-    import torch
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from st.errors import OutputUnwritable, StError
-from st.model.files.formats import DOWN, UP
+from st.errors import OutputUnwritable, Problem, StError
+from st.model.files.formats import DOWN, UP, by_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
     from st.model.files.formats import AdapterFormat, LoraShape
+    from st.model.files.readers import Planned
 
+FILE = "adapter.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -37,6 +39,70 @@ def read_adapter_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise StError(f"{str(path)!r} is not a whole safetensors file: {error}") from error
 
 
+def layout_problems(
+    names: Iterable[str], formats: Mapping[str, AdapterFormat], planned: Sequence[Planned]
+) -> list[Problem]:
+    """What formats that were asked for cannot be or hold, as far as that is known without the model."""
+    found = []
+    for name in names:
+        if name not in formats:
+            what = f"adapter.format = {name!r}: this family writes {', '.join(formats)}"
+            found.append(Problem("adapter.format", what, fix="set one of these, or leave it out"))
+            continue
+        for reason in formats[name].refusals(planned):
+            what = f"adapter.format = {name!r} cannot hold this adapter"
+            found.append(
+                Problem("adapter.format", what, reason, "name other layers in adapter.targets, or other formats")
+            )
+    return found
+
+
+def layout_caveats(names: Iterable[str], formats: Mapping[str, AdapterFormat], planned: Sequence[Planned]) -> list[str]:
+    """What readers of these formats would not show of what is planned, a sentence each, naming the format."""
+    known = [name for name in names if name in formats]
+    return [f"adapter.format = {name!r}: {one}" for name in known for one in formats[name].caveats(planned)]
+
+
+def try_layouts(
+    names: Iterable[str], formats: Mapping[str, AdapterFormat], adapter: tuple[Mapping[str, Tensor], LoraShape]
+) -> None:
+    """Raises StError for the first of these formats that cannot hold an adapter; nothing is copied or written."""
+    state, shape = adapter
+    shadows = {name: tensor.detach().to("meta") for name, tensor in state.items()}
+    for name in names:
+        try:
+            formats[name].to_file(shadows, shape)
+        except StError as error:
+            what = f"adapter.format = {name!r} cannot hold this adapter: {error.what}"
+            raise StError(what, why=error.why, fix=error.fix) from error
+
+
+def write_layouts(
+    directory: Path,
+    names: Sequence[str],
+    formats: Mapping[str, AdapterFormat],
+    adapter: tuple[Mapping[str, Tensor], LoraShape],
+    metadata: Mapping[str, str],
+) -> list[Path]:
+    """Write an adapter once in each format: adapter.safetensors in the first, adapter-<format> in the others.
+
+    A format that fails keeps none of the others from being written; its error is raised when they are.
+    """
+    failed: list[StError] = []
+    written = []
+    for name in names:
+        path = directory / (FILE if name == names[0] else f"{Path(FILE).stem}-{name}.safetensors")
+        try:
+            write_layout(path, formats[name], adapter, metadata)
+            written.append(path)
+        except StError as error:
+            failed.append(error)
+    if failed:
+        kept = f"; {', '.join(str(one) for one in written)} is written" if written else ""
+        raise type(failed[0])(f"{failed[0].what}{kept}", why=failed[0].why, fix=failed[0].fix)
+    return written
+
+
 def write_layout(
     path: Path, layout: AdapterFormat, adapter: tuple[Mapping[str, Tensor], LoraShape], metadata: Mapping[str, str]
 ) -> None:
@@ -49,9 +115,12 @@ def write_layout(
 
     def check(written: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         back, back_shape = layout.from_file(written, metadata)
-        strange = sorted(back.keys() - state.keys())
+        layers, there = by_layer(state), by_layer(back)
+        strange = sorted(there.keys() - layers.keys())
         # What is zero throughout changes nothing, and layouts that join layers leave it out.
-        gone = [name for name in sorted(state.keys() - back.keys()) if state[name].any()]
+        gone = [
+            path for path in sorted(layers.keys() - there.keys()) if any(one.any() for one in layers[path].values())
+        ]
         known = [one for one in back_shape.ranks if one in shape.ranks]
         changed = [one for one in known if _differ(_answer(one, state, shape), _answer(one, back, back_shape))]
         if wrong := [*strange, *gone, *changed]:

@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from st.errors import StError
+from st.model.files.readers import COMFYUI, KOHYA, Planned, Reader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    Ours = tuple[dict[str, Tensor], "LoraShape"]
+    File = tuple[dict[str, Tensor], dict[str, str]]
+
 DOWN, UP, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 PARTS = (DOWN, UP, MAGNITUDE)
-METADATA = "lora_adapter_metadata"
+"""A low-rank update by our names. Its alpha is in the ``LoraShape``."""
+OTHER_PARTS = frozenset(
+    [
+        "alpha",
+        "dora_scale",
+        "diff",
+        "diff_b",
+        "w_norm",
+        "b_norm",
+        "rescale",
+        "oft_blocks",
+        "on_input",
+        "ia3.weight",
+        "reshape_weight",
+        "lora_B.bias",
+        "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
+        "hada_t1",
+        "hada_t2",
+        "lora_mid.weight",
+        "lora_down.weight",
+        "lora_up.weight",
+        "lokr_w1",
+        "lokr_w2",
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2_a",
+        "lokr_w2_b",
+        "lokr_t1",
+        "lokr_t2",
+        "a1.weight",
+        "a2.weight",
+        "b1.weight",
+        "b2.weight",
+        "bm.weight",
+    ]
+)
+"""What files of other kinds of updates have beside a layer, each under the name that it was published with; IA3's
+scale, which is "weight" in files, is ``ia3.weight``."""
 _WRAPPERS = re.compile(r"(^|(?<=\.))(base_model\.model|_orig_mod|_fsdp_wrapped_module)\.|^module\.")
 
 
@@ -41,13 +84,17 @@ class UnknownTensors(StError):
 class AdapterFormat(ABC):
     """A two-way map between our names and a file's.
 
-    Ours are ``<module path>.lora_A.weight`` (rank, in), ``.lora_B.weight`` (out, rank) and, for DoRA,
-    ``.lora_magnitude_vector``. ``from_file(*to_file(state, shape))`` gives the same state and shape.
+    Ours are ``<module path>.<part>``: of low-rank updates ``lora_A.weight`` (rank, in), ``lora_B.weight`` (out, rank)
+    and, for DoRA, ``lora_magnitude_vector``, with their scale in the ``LoraShape``; of other kinds the parts that their
+    files have (``OTHER_PARTS``), ``alpha`` among them. ``from_file(*to_file(state, shape))`` gives the same updates.
     """
 
     @abstractmethod
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Tensors and the header's metadata."""
+        """Tensors and the header's metadata. Raises StError for an update that the format cannot hold.
+
+        Tensors may be on the meta device, to find that out.
+        """
 
     @abstractmethod
     def from_file(
@@ -55,27 +102,34 @@ class AdapterFormat(ABC):
     ) -> tuple[dict[str, Tensor], LoraShape]:
         """Raises UnknownTensors naming the keys that this format does not know, and StError for what is not whole."""
 
+    def refusals(self, planned: Sequence[Planned]) -> Sequence[str]:
+        """Why it cannot hold what is planned, as far as that is known without the model; no torch is needed."""
+        return ()
 
-def diffusers_format(prefix: str = "transformer") -> AdapterFormat:
-    """What diffusers and peft write: ``<prefix>.<path>.lora_A.weight``, alpha in the header. prefix: the component."""
-    return _Diffusers(prefix)
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        """What the programs that read it would not show of what is planned, a sentence each; no torch is needed."""
+        return ()
 
 
-def comfyui_format(prefix: str = "diffusion_model", rename: Sequence[tuple[str, str]] = ()) -> AdapterFormat:
+def comfyui_format(
+    prefix: str = "diffusion_model", rename: Sequence[tuple[str, str]] = (), reader: Reader = COMFYUI
+) -> AdapterFormat:
     """What ComfyUI reads: ``diffusion_model.<path>.lora_A.weight`` with ``.alpha`` keys.
 
     rename: (ours, theirs) beginnings of module paths, for families whose modules have other names there.
     """
-    return _ComfyUI(prefix, tuple(rename))
+    return _ComfyUI(prefix, tuple(rename), reader)
 
 
-def kohya_format(modules: Callable[[], Iterable[str]] | Iterable[str], prefix: str = "lora_unet") -> AdapterFormat:
+def kohya_format(
+    modules: Callable[[], Iterable[str]] | Iterable[str], prefix: str = "lora_unet", reader: Reader = KOHYA
+) -> AdapterFormat:
     """What kohya's tools write: ``lora_unet_<path with underscores>.lora_down.weight``, ``.lora_up.weight``, ``alpha``.
 
     modules: every module path of the denoiser, or a function that lists them: which underscores were dots cannot be
-    told from a key.
+    told from a key. reader: the program that the file is for.
     """
-    return _Kohya(modules, prefix)
+    return _Kohya(modules, prefix, reader)
 
 
 def clean_key(key: str) -> str:
@@ -89,10 +143,33 @@ def clean_key(key: str) -> str:
 
 def split_key(key: str) -> tuple[str, str] | None:
     """(module path, part) of one of our keys, or None."""
-    for part in PARTS:
-        if key.endswith(f".{part}") and not key.startswith("."):
-            return key[: -len(part) - 1], part
+    words = key.rsplit(".", 2)
+    for path, part in ((".".join(words[:-2]), ".".join(words[-2:])), (".".join(words[:-1]), words[-1])):
+        if path and (part in PARTS or part in OTHER_PARTS):
+            return path, part
     return None
+
+
+def renamed(state: Mapping[str, Tensor], shape: LoraShape, name: Callable[[str], str]) -> Ours:
+    """The same adapter for modules with other paths."""
+    tensors = {}
+    for key, tensor in state.items():
+        split = split_key(key)
+        if split is None:
+            raise StError(f"{key!r} is not the name of an adapter's tensor")
+        tensors[f"{name(split[0])}.{split[1]}"] = tensor
+    ranks = {name(path): rank for path, rank in shape.ranks.items()}
+    return tensors, LoraShape(ranks, {name(path): alpha for path, alpha in shape.alphas.items()})
+
+
+def by_layer(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The parts of each layer, by module path."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        split = split_key(clean_key(key))
+        assert split is not None
+        found.setdefault(split[0], {})[split[1]] = tensor
+    return found
 
 
 def shape_of(state: Mapping[str, Tensor], alphas: Mapping[str, float]) -> LoraShape:
@@ -103,8 +180,10 @@ def shape_of(state: Mapping[str, Tensor], alphas: Mapping[str, float]) -> LoraSh
 
 def refuse_halves(state: Mapping[str, Tensor]) -> None:
     """Raises StError where one of a layer's two matrices is missing, or their ranks differ."""
-    for path in dict.fromkeys(split[0] for key in state if (split := split_key(key))):
-        down, up = state.get(f"{path}.{DOWN}"), state.get(f"{path}.{UP}")
+    for path, parts in by_layer(state).items():
+        if not parts.keys() & set(PARTS):
+            continue
+        down, up = parts.get(DOWN), parts.get(UP)
         if down is None or up is None:
             raise StError(f"{path!r} has no {DOWN if down is None else UP}", why="an update is a product of two")
         if up.ndim < 2 or up.shape[1] != len(down):
@@ -114,29 +193,31 @@ def refuse_halves(state: Mapping[str, Tensor]) -> None:
             )
 
 
-def header_alphas(header: str, prefix: str, ranks: Mapping[str, int]) -> dict[str, float]:
-    """alpha of each module of a component, from ``lora_adapter_metadata``. Raises StError for what is no JSON table."""
-    try:
-        config = json.loads(header)
-    except json.JSONDecodeError as error:
-        raise StError(f"{METADATA} in the file's header is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise StError(f"{METADATA} in the file's header is no table")
-    return _alphas(_unprefixed(config, prefix), ranks)
-
-
 def recognise(tensors: Iterable[str], modules: Collection[str]) -> AdapterFormat:
     """The format that a file with these keys is in. modules: every module path of the denoiser."""
+    from st.model.files.peft_layout import diffusers_format
+
     keys = list(tensors)
-    if any(key.startswith(("lora_unet_", "lora_transformer_")) for key in keys):
-        first = next(key for key in keys if key.startswith(("lora_unet_", "lora_transformer_")))
-        return kohya_format(modules, "_".join(first.split("_")[:2]))
+    if flat := _flat_prefix(keys, modules):
+        return kohya_format(modules, flat)
     if any(key.startswith(("diffusion_model.", "model.diffusion_model.")) for key in keys):
         return comfyui_format()
     heads = Counter(_WRAPPERS.sub("", key).split(".")[0] for key in keys)
     children = {path.split(".")[0] for path in modules}
     prefixes = [head for head, _ in heads.most_common() if head not in children]
     return diffusers_format(prefixes[0] if prefixes else "")
+
+
+def _flat_prefix(keys: Collection[str], modules: Collection[str]) -> str:
+    """What begins names whose dots are underscores; '' where names have dots. "lora_" and a word if all is foreign."""
+    flat = {path.replace(".", "_") for path in modules}
+    stems = [stem for key in keys if "." not in (stem := split_file_key(key, keys)[0])]
+    for stem in stems:
+        words = stem.split("_")
+        for count in range(1, len(words)):
+            if "_".join(words[count:]) in flat:
+                return "_".join(words[:count])
+    return next(("_".join(stem.split("_")[:2]) for stem in stems if stem.startswith("lora_")), "")
 
 
 def read_layout(
@@ -155,44 +236,56 @@ def read_layout(
     raise min(refusals, key=lambda error: error.share if isinstance(error, UnknownTensors) else 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Diffusers(AdapterFormat):
-    prefix: str
+def unwrapped(key: str) -> str:
+    """A file's key without what wrappers add, by today's names of parts; those of before peft have others."""
+    return _todays(_WRAPPERS.sub("", key))
 
-    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
-        tensors = {_joined(self.prefix, clean_key(key)): tensor for key, tensor in state.items()}
-        config = {_joined(self.prefix, key): value for key, value in _peft_config(state, shape).items()}
-        return tensors, {"format": "pt", METADATA: json.dumps(config, indent=2, sort_keys=True)}
 
-    def from_file(
-        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-    ) -> tuple[dict[str, Tensor], LoraShape]:
-        state, alphas, unknown = {}, dict[str, float](), []
-        for key, tensor in tensors.items():
-            name = _old_names(_WRAPPERS.sub("", key))
-            inside = name.startswith(f"{self.prefix}.") or not self.prefix
-            name = name.removeprefix(f"{self.prefix}.") if self.prefix else name
-            if inside and name.endswith(".alpha"):
-                alphas[name.removesuffix(".alpha")] = float(tensor)
-            elif inside and split_key(name) is not None:
-                state[name] = tensor
-            else:
-                unknown.append(key)
-        _refuse(unknown, len(tensors), f"{self.prefix}.<module>.{DOWN}")
-        refuse_halves(state)
-        if METADATA in metadata:
-            alphas = header_alphas(metadata[METADATA], self.prefix, shape_of(state, {}).ranks)
-        return state, shape_of(state, alphas)
+def _todays(key: str) -> str:
+    plain = key.replace(".default.", ".")
+    return plain.replace(".lora.down.weight", f".{DOWN}").replace(".lora.up.weight", f".{UP}")
+
+
+def unkeyed(tensors: Mapping[str, Tensor], path_of: Callable[[str], str | None], expected: str) -> Ours:
+    """Our names and scales from a file's. path_of: our module path of what stands before a part, or None.
+
+    Raises UnknownTensors; expected: how tensors are named in this format.
+    """
+    state, alphas, unknown = dict[str, "Tensor"](), dict[str, float](), []
+    for key, tensor in tensors.items():
+        stem, part = split_file_key(key, tensors)
+        path = path_of(stem) if part else None
+        if path is None:
+            unknown.append(key)
+        elif part == "alpha" and _is_low_rank(stem, tensors):
+            alphas[path] = float(tensor)
+        else:
+            state[f"{path}.{part}"] = tensor
+    refuse_unknown(unknown, len(tensors), expected)
+    refuse_halves(state)
+    for key in [key for key in state if key.endswith(f".{MAGNITUDE}")]:
+        matrix = state[key.replace(MAGNITUDE, DOWN)].ndim == 2
+        state[key] = state[key].reshape(-1) if matrix else state[key].reshape(1, -1, *[1] * (state[key].ndim - 2))
+    return state, shape_of(state, alphas)
+
+
+def refuse_unknown(unknown: Sequence[str], total: int, expected: str) -> None:
+    """Raises UnknownTensors where there are any, or where there is nothing at all."""
+    if unknown:
+        raise UnknownTensors(unknown, total, why=f"in this format tensors are named {expected}")
 
 
 @dataclass(frozen=True, slots=True)
 class _ComfyUI(AdapterFormat):
     prefix: str
     rename: tuple[tuple[str, str], ...]
+    reader: Reader
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
-        renamed = {path: f"{self.prefix}.{_replaced(path, self.rename)}" for path in shape.ranks}
-        return _keyed(state, shape, renamed, _COMFYUI_PARTS), {"format": "pt"}
+        def name(path: str) -> str:
+            return f"{self.prefix}.{_replaced(path, self.rename)}"
+
+        return _keyed(state, shape, name, {}), {"format": "pt"}
 
     def from_file(
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
@@ -204,84 +297,79 @@ class _ComfyUI(AdapterFormat):
             inside = stem.startswith(f"{self.prefix}.")
             return _replaced(stem.removeprefix(f"{self.prefix}."), back) if inside else None
 
-        return _unkeyed(tensors, path_of, f"{self.prefix}.<module>.{DOWN}")
+        return unkeyed(tensors, path_of, f"{self.prefix}.<module>.{DOWN}")
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.reader.caveats(planned)
 
 
 @dataclass(frozen=True, slots=True)
 class _Kohya(AdapterFormat):
     modules: Callable[[], Iterable[str]] | Iterable[str]
     prefix: str
+    reader: Reader
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
-        renamed = {path: f"{self.prefix}_{path.replace('.', '_')}" for path in shape.ranks}
-        return _keyed(state, shape, renamed, _KOHYA_PARTS), {"format": "pt"}
+        paths = {self._name(path): path for path in by_layer(state)}
+        for path in by_layer(state):
+            if paths[self._name(path)] != path:
+                raise StError(
+                    f"{path!r} and {paths[self._name(path)]!r} have one name in this format",
+                    fix="leave one of them out of the adapter",
+                )
+        return _keyed(state, shape, self._name, _KOHYA_PARTS), {"format": "pt"}
 
     def from_file(
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     ) -> tuple[dict[str, Tensor], LoraShape]:
         modules = self.modules() if callable(self.modules) else self.modules
-        paths = {f"{self.prefix}_{path.replace('.', '_')}": path for path in modules}
-        return _unkeyed(tensors, paths.get, f"{self.prefix}_<module>.lora_down.weight")
+        paths = {self._name(path): path for path in modules}
+        return unkeyed(tensors, paths.get, f"{self.prefix}_<module>.lora_down.weight")
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.reader.caveats(planned)
+
+    def _name(self, path: str) -> str:
+        return f"{self.prefix}_{path.replace('.', '_')}"
 
 
-_COMFYUI_PARTS = {DOWN: DOWN, UP: UP, MAGNITUDE: "dora_scale"}
-_KOHYA_PARTS = {DOWN: "lora_down.weight", UP: "lora_up.weight", MAGNITUDE: "dora_scale"}
-_OURS = {"lora_down.weight": DOWN, "lora_up.weight": UP, "dora_scale": MAGNITUDE, DOWN: DOWN, UP: UP}
+_KOHYA_PARTS = {DOWN: "lora_down.weight", UP: "lora_up.weight"}
+_OURS = {"lora_down.weight": DOWN, "lora_up.weight": UP, "dora_scale": MAGNITUDE}
+_FILE_PARTS = sorted({*OTHER_PARTS, *PARTS} - {"ia3.weight"}, key=len, reverse=True)
 
 
 def _keyed(
-    state: Mapping[str, Tensor], shape: LoraShape, renamed: Mapping[str, str], parts: Mapping[str, str]
+    state: Mapping[str, Tensor], shape: LoraShape, name: Callable[[str], str], parts: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Tensors under a file's names, with an alpha for each module."""
+    """Tensors under a file's names, with an alpha for each low-rank update."""
     import torch
 
     tensors = {}
-    for key, tensor in state.items():
-        split = split_key(clean_key(key))
-        assert split is not None
-        path, part = split
-        # Theirs is (out, 1) for a matrix and (out, 1, 1, 1) for a convolution; peft's are (out,) and (1, out, 1, 1).
-        shaped = tensor.reshape(-1, *[1] * (state[f"{path}.{DOWN}"].ndim - 1)) if part == MAGNITUDE else tensor
-        tensors[f"{renamed[path]}.{parts[part]}"] = shaped
-    return tensors | {f"{renamed[path]}.alpha": torch.tensor(alpha) for path, alpha in shape.alphas.items()}
+    for path, mine in by_layer(state).items():
+        for part, tensor in mine.items():
+            # Theirs is (out, 1) for a matrix, (out, 1, 1, 1) for a convolution; peft's are (out,) and (1, out, 1, 1).
+            shaped = tensor.reshape(-1, *[1] * (mine[DOWN].ndim - 1)) if part == MAGNITUDE else tensor
+            theirs = {MAGNITUDE: "dora_scale", "ia3.weight": "weight"}.get(part, part)
+            tensors[f"{name(path)}.{parts.get(part, theirs)}"] = shaped
+    return tensors | {f"{name(path)}.alpha": torch.tensor(alpha) for path, alpha in shape.alphas.items()}
 
 
-def _unkeyed(
-    tensors: Mapping[str, Tensor], path_of: Callable[[str], str | None], expected: str
-) -> tuple[dict[str, Tensor], LoraShape]:
-    state, alphas, unknown = {}, dict[str, float](), []
-    for key, tensor in tensors.items():
-        stem, part = _stem(key)
-        path = path_of(stem)
-        if path is None or part is None:
-            unknown.append(key)
-        elif part == "alpha":
-            alphas[path] = float(tensor)
-        else:
-            state[f"{path}.{part}"] = tensor
-    _refuse(unknown, len(tensors), expected)
-    refuse_halves(state)
-    for key in [key for key in state if key.endswith(f".{MAGNITUDE}")]:
-        matrix = state[key.replace(MAGNITUDE, DOWN)].ndim == 2
-        state[key] = state[key].reshape(-1) if matrix else state[key].reshape(1, -1, *[1] * (state[key].ndim - 2))
-    return state, shape_of(state, alphas)
+def split_file_key(key: str, tensors: Collection[str]) -> tuple[str, str]:
+    """(what stands before the part, the part by our name) of a file's key; '' for a part that is none."""
+    key = _todays(key)
+    end = next((one for one in _FILE_PARTS if key.endswith(f".{one}")), "")
+    stem = key[: -len(end) - 1]
+    if not end and key.endswith(".weight") and f"{key.removesuffix('.weight')}.on_input" in tensors:
+        return key.removesuffix(".weight"), "ia3.weight"
+    return stem, _OURS.get(end, end) if _is_low_rank(stem, tensors) else end
 
 
-def _stem(key: str) -> tuple[str, str | None]:
-    for theirs, ours in {**_OURS, "alpha": "alpha"}.items():
-        if key.endswith(f".{theirs}"):
-            return key[: -len(theirs) - 1], ours
-    return key, None
-
-
-def _old_names(key: str) -> str:
-    """Files of before peft: ``.lora.down.weight`` and ``.lora.up.weight``."""
-    return key.replace(".lora.down.weight", f".{DOWN}").replace(".lora.up.weight", f".{UP}")
-
-
-def _refuse(unknown: Sequence[str], total: int, expected: str) -> None:
-    if unknown:
-        raise UnknownTensors(unknown, total, why=f"in this format tensors are named {expected}")
+def _is_low_rank(stem: str, tensors: Collection[str]) -> bool:
+    """Whether a layer's update is two matrices and nothing between them."""
+    if f"{stem}.lora_mid.weight" in tensors:
+        return False
+    ends = (DOWN, UP, "lora_down.weight", "lora_up.weight", "lora.down.weight", "lora.up.weight")
+    return any(f"{stem}.{end}" in tensors for end in (*ends, "lora_A.default.weight"))
 
 
 def _replaced(path: str, rename: Sequence[tuple[str, str]]) -> str:
@@ -289,43 +377,3 @@ def _replaced(path: str, rename: Sequence[tuple[str, str]]) -> str:
         if path == old or path.startswith(f"{old}."):
             return new + path[len(old) :]
     return path
-
-
-def _joined(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
-
-
-def _unprefixed(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {key.removeprefix(f"{prefix}."): value for key, value in config.items()} if prefix else dict(config)
-
-
-def _peft_config(state: Mapping[str, Tensor], shape: LoraShape) -> dict[str, object]:
-    """What peft's LoraConfig is built from, so that a reader scales the update as it was trained."""
-    rank = Counter(shape.ranks.values()).most_common(1)[0][0]
-    alpha = Counter(shape.alphas.values()).most_common(1)[0][0]
-    return {
-        "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": _number(alpha),
-        # A pattern without ^ would match every path that ends with it.
-        "rank_pattern": {f"^{path}": one for path, one in shape.ranks.items() if one != rank},
-        "alpha_pattern": {f"^{path}": _number(one) for path, one in shape.alphas.items() if one != alpha},
-        "target_modules": sorted(shape.ranks),
-        "use_dora": any(key.endswith(MAGNITUDE) for key in state),
-        "use_rslora": False,
-    }
-
-
-def _alphas(config: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, float]:
-    """alpha of each module such that alpha / rank is the scale that peft would give it."""
-    patterns = config.get("alpha_pattern") or {}
-    alphas = {}
-    for path, rank in ranks.items():
-        matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path))
-        alpha = float(next(matching, config.get("lora_alpha", rank)))
-        alphas[path] = alpha * rank**0.5 if config.get("use_rslora") else alpha
-    return alphas
-
-
-def _number(value: float) -> float | int:
-    return int(value) if value == int(value) else value

@@ -129,7 +129,7 @@ class PipelineFamily(ModelFamily[P]):
         return denoiser.to(device).eval()
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
 
         return {"diffusers": diffusers_format(self.denoiser)}
 

@@ -69,7 +69,7 @@ class TinyFamily(ModelFamily["TinyFamily.Options"]):
         return "to_q", "to_k", "to_v", "to_out"
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
 
         return {"diffusers": diffusers_format("transformer")}
 

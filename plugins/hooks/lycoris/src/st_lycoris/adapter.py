@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st import Adapter, Problem, StError
+from st import Adapter, Planned, Problem, Reader, StError, kohya_format
 from st.model.adapters.adapter import NO_FORMATS, restore
 from st.model.adapters.adapter_start import start_problems
 from st.randomness import keyed
-from st_lycoris.names import start_rebuilds
-from st_lycoris.options import Algorithm, LycorisOptions
+from st_lycoris.names import LIBRARY, planned, start_rebuilds
+from st_lycoris.options import USES, Algorithm, LycorisOptions
 from st_lycoris.preset import read_preset
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     ParamGroup = dict[str, Any]
 
 
+EVERYTHING = Reader("the library", frozenset(USES))
+
+
 class LycorisAdapter(Adapter):
     """Updates beside frozen layers, of the library's algorithms. The denoiser's own weights stay as they are."""
 
@@ -35,7 +38,8 @@ class LycorisAdapter(Adapter):
     def __init__(self, options: LycorisOptions) -> None:
         self.options = options
         self._settings: dict[str, Algorithm] = {}
-        self._component = ""
+        self._formats: Mapping[str, AdapterFormat] = NO_FORMATS
+        self._dropped: list[str] = []
 
     @property
     def needs_whole(self) -> str:
@@ -48,41 +52,50 @@ class LycorisAdapter(Adapter):
         return torch.float32 if whole else precision
 
     def problems(self, family: ModelFamily[Any]) -> Sequence[Problem]:
-        from st_lycoris.files import component_of
+        from st.model.files.adapter_file import layout_problems
 
         found = list(start_problems(self.options.start))
-        for setting, check in (
-            ("preset", lambda: read_preset(self.options.preset) if self.options.preset else None),
-            ("format", lambda: component_of(family.adapter_formats()) if "diffusers" in self.options.formats else ""),
-        ):
-            try:
-                check()
-            except StError as error:
-                found.append(Problem(f"adapter.{setting}", error.what, error.why, error.fix))
-        return found
+        try:
+            asked = self._planned(family.adapter_targets())
+        except StError as error:
+            return [*found, Problem("adapter.preset", error.what, error.why, error.fix)]
+        formats = self._known(family.adapter_formats())
+        return [*found, *layout_problems(filter(None, self.options.formats), formats, asked)]
+
+    def caveats(self, family: ModelFamily[Any]) -> Sequence[str]:
+        from st.model.files.adapter_file import layout_caveats
+
+        asked = self._planned(family.adapter_targets())
+        formats = self._known(family.adapter_formats())
+        return layout_caveats(self._layouts(formats, asked), formats, asked)
 
     def attach(
         self, denoiser: nn.Module, targets: Sequence[str], formats: Mapping[str, AdapterFormat] = NO_FORMATS
     ) -> Sequence[ParamGroup]:
         import torch
 
+        from st.model.files.adapter_file import try_layouts
         from st_lycoris import files
         from st_lycoris.modules import install, modules
 
-        if "diffusers" in self.options.formats:
-            self._component = files.component_of(formats)
         seed = torch.initial_seed()
         with torch.random.fork_rng(devices=[]):
-            made = self._started(denoiser) if self.options.start else self._made(denoiser, targets, seed)
+            made = self._started(denoiser, formats) if self.options.start else self._made(denoiser, targets, seed)
         layers = {path: denoiser.get_submodule(path) for path in made}
-        files.refuse_twins(list(made))
-        if "diffusers" in self.options.formats:
-            files.refuse_unlike_diffusers({path: (layers[path], module) for path, module in made.items()})
+        made_on = {path: (layers[path], module) for path, module in made.items()}
+        config = files.config_of(self._settings)
+        self._formats = files.layouts(formats, list(made), config)
+        names = self._layouts(self._formats, self._exactly())
+        try_layouts(names, self._formats, files.portable(made_on))
+        if "diffusers" in names:
+            files.refuse_unlike_diffusers(self._formats, made_on)
         denoiser.requires_grad_(False)
         for path, module in made.items():
             install(layers[path], module, {"fp32": torch.float32, "bf16": torch.bfloat16}[self.options.dtype])
         parameters = [one for _, module in modules(denoiser).values() for one in module.parameters()]
         self.note = self._note(list(made.values()), sum(one.numel() for one in parameters))
+        if self._dropped:
+            self.note += f"; {len(self._dropped)} differences of biases in the file are left out"
         return [{"params": parameters, "name": "lycoris"}]
 
     def state(self, denoiser: nn.Module) -> Mapping[str, Tensor]:
@@ -101,23 +114,16 @@ class LycorisAdapter(Adapter):
         self, family: ModelFamily[Any], denoiser: nn.Module, directory: Path, metadata: Mapping[str, str]
     ) -> Path:
         from st.model.adapters.architecture import adapter_facts
+        from st.model.files.adapter_file import write_layouts
         from st_lycoris import files
         from st_lycoris.modules import modules
 
-        found, prefix, formats = modules(denoiser), self.options.prefix, self.options.formats
-        config = files.config_of(self._settings, prefix)
-        if facts := adapter_facts(family, "lora"):
-            metadata = {**metadata, **facts, "ss_network_module": "lycoris.kohya"}
-        paths = [
-            directory / (files.FILE if number == 0 else f"{Path(files.FILE).stem}-{name}.safetensors")
-            for number, name in enumerate(formats)
-        ]
-        for name, path in zip(formats, paths, strict=True):
-            if name == "diffusers":
-                files.write_diffusers(path, found, self._component, metadata)
-            else:
-                files.write_lycoris(path, found, prefix, config, metadata)
-        return paths[0]
+        facts = adapter_facts(family, "lora") if metadata else {}
+        told = {**metadata, **facts, **({"ss_network_module": "lycoris.kohya"} if facts else {})}
+        names = self._layouts(self._formats, self._exactly())
+        if LIBRARY in names:
+            files.write_config(directory, files.config_of(self._settings))
+        return write_layouts(directory, names, self._formats, files.portable(modules(denoiser)), told)[0]
 
     @contextmanager
     def disabled(self, denoiser: nn.Module) -> Iterator[None]:
@@ -140,11 +146,39 @@ class LycorisAdapter(Adapter):
             return read_preset(options.preset).rebuilds
         return options.default().rebuilds or any(options.of(pattern).rebuilds for pattern in options.layers)
 
-    def _started(self, denoiser: nn.Module) -> dict[str, LycorisBaseModule]:
+    def _known(self, formats: Mapping[str, AdapterFormat]) -> dict[str, AdapterFormat]:
+        """Formats by name, as they are known without the denoiser."""
+        return {**formats, LIBRARY: kohya_format((), LIBRARY, EVERYTHING)}
+
+    def _layouts(self, formats: Mapping[str, AdapterFormat], asked: Sequence[Planned]) -> list[str]:
+        """The formats that are written: those that were named, else the first whose readers know all of it."""
+        if self.options.formats != ("",):
+            return list(self.options.formats)
+        fits = (name for name, one in formats.items() if not one.refusals(asked) and not one.caveats(asked))
+        return [next(fits, LIBRARY) if asked else LIBRARY]
+
+    def _exactly(self) -> list[Planned]:
+        """What is written of the layers that learn, by their paths."""
+        paths: dict[Algorithm, list[str]] = {}
+        for path, settings in self._settings.items():
+            paths.setdefault(settings, []).append(path)
+        return [planned(settings, found) for settings, found in paths.items()]
+
+    def _planned(self, targets: Sequence[str]) -> list[Planned]:
+        """Nothing where a file says what is trained. Raises StError for a preset that cannot be read."""
+        options = self.options
+        if options.start:
+            return []
+        if options.preset:
+            return [planned(one, ()) for one in read_preset(options.preset).algorithms]
+        named = [planned(options.of(pattern), (pattern,)) for pattern in options.layers]
+        return [planned(options.default(), options.targets or targets), *named]
+
+    def _started(self, denoiser: nn.Module, formats: Mapping[str, AdapterFormat]) -> dict[str, LycorisBaseModule]:
         from st_lycoris.files import read_start
         from st_lycoris.modules import settings_of
 
-        made = read_start(self.options.start, denoiser, self.options.prefix)
+        made, self._dropped = read_start(self.options.start, denoiser, formats)
         self._settings = {path: settings_of(module) for path, module in made.items()}
         return made
 

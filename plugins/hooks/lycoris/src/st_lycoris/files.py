@@ -5,27 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from lycoris.modules import LokrModule, LycorisBaseModule  # type: ignore[import-untyped]
 
-from st import StError
+from st import AdapterFormat, LoraShape, StError, kohya_format
 from st.errors import OutputUnwritable
-from st.model.files.adapter_file import read_adapter_file, write_adapter_file
-from st.model.files.formats import DOWN, UP, LoraShape
+from st.model.files.adapter_file import read_adapter_file
+from st.model.files.formats import DOWN, MAGNITUDE, UP, by_layer, read_layout, recognise, shape_of
 from st_lycoris.modules import remade
+from st_lycoris.names import LIBRARY, Unconstrained
 from st_lycoris.preset import SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from st.model.files.formats import AdapterFormat
     from st_lycoris.options import Algorithm
 
-FILE, CONFIG = "adapter.safetensors", "lycoris_config"
-PREFIXES = ("lycoris", "lora_unet", "lora_transformer")
+CONFIG = "lycoris_config"
 Modules = Mapping[str, tuple["nn.Module", LycorisBaseModule]]
 
 _THEIRS = {ours: theirs for theirs, ours in SETTINGS.items()} | {
@@ -33,33 +33,53 @@ _THEIRS = {ours: theirs for theirs, ours in SETTINGS.items()} | {
     "alpha": "alpha",
     "use_dora": "weight_decompose",
 }
+_OF_LORA = {"lora_down.weight": DOWN, "lora_up.weight": UP, "dora_scale": MAGNITUDE}
 
 
-def stem(prefix: str, path: str) -> str:
-    """What the names of a layer's tensors begin with."""
-    return f"{prefix}_{path.replace('.', '_')}"
+@dataclass(frozen=True, slots=True)
+class Library(AdapterFormat):
+    """The library's own layout: the settings that the network can be built from are in its header. inner: the names."""
+
+    inner: AdapterFormat
+    config: str
+
+    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors, header = self.inner.to_file(state, shape)
+        return tensors, {**header, CONFIG: self.config}
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], LoraShape]:
+        return self.inner.from_file(tensors, metadata)
 
 
-def refuse_twins(paths: Sequence[str]) -> None:
-    """Raises StError for two layers that would have one name in a file."""
-    seen: dict[str, str] = {}
-    for path in paths:
-        other = seen.setdefault(stem("", path), path)
-        if other != path:
-            raise StError(
-                f"{other!r} and {path!r} have one name in a LyCORIS file", fix="exclude one of them from the adapter"
-            )
+def layouts(formats: Mapping[str, AdapterFormat], paths: Sequence[str], config: str) -> dict[str, AdapterFormat]:
+    """What can be written of these layers: each of the family's formats, and the library's own layout."""
+    others = {name: Unconstrained(one) for name, one in formats.items()}
+    return {**others, LIBRARY: Library(kohya_format(paths, LIBRARY), config)}
 
 
-def write_lycoris(path: Path, modules: Modules, prefix: str, config: str, metadata: Mapping[str, str]) -> None:
-    """The library's own layout, with the settings that the network can be built from in its header and beside it."""
-    tensors = {
-        f"{stem(prefix, name)}.{key}": tensor
-        for name, (_, module) in modules.items()
-        for key, tensor in module.state_dict().items()
-    }
-    write_adapter_file(path, tensors, {**metadata, "format": "pt", CONFIG: config})
-    beside = path.with_name(f"{CONFIG}.json")
+def portable(modules: Modules) -> tuple[dict[str, Tensor], LoraShape]:
+    """The adapter by the names of formats: what is a product of two matrices is LoRA, the rest has the library's."""
+    state, alphas = dict[str, "Tensor"](), dict[str, float]()
+    for path, (_, module) in modules.items():
+        parts: dict[str, Tensor] = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+        if "lora_down.weight" in parts and "lora_mid.weight" not in parts:
+            alphas[path] = float(parts.pop("alpha"))
+            parts = {_OF_LORA[name]: tensor for name, tensor in parts.items()}
+            if MAGNITUDE in parts:
+                matrix = parts[DOWN].ndim == 2
+                flat = parts[MAGNITUDE].reshape(-1)
+                parts[MAGNITUDE] = flat if matrix else flat.reshape(1, -1, *[1] * (parts[DOWN].ndim - 2))
+        elif "on_input" in parts:
+            parts["ia3.weight"] = parts.pop("weight")
+        state |= {f"{path}.{name}": tensor for name, tensor in parts.items()}
+    return state, shape_of(state, alphas)
+
+
+def write_config(directory: Path, config: str) -> None:
+    """The settings as a file of their own, beside the adapter. Raises OutputUnwritable."""
+    beside = directory / f"{CONFIG}.json"
     partial = beside.with_name(f".{beside.name}.partial")
     try:
         partial.write_text(config, encoding="utf-8")
@@ -70,50 +90,25 @@ def write_lycoris(path: Path, modules: Modules, prefix: str, config: str, metada
         ) from error
 
 
-def write_diffusers(path: Path, modules: Modules, component: str, metadata: Mapping[str, str]) -> None:
-    """LoKr as diffusers reads it through peft: paths with dots, and the scale inside of the smaller factor."""
-    write_adapter_file(path, _diffusers_tensors(modules, component), {**metadata, "format": "pt"})
-
-
-def refuse_unlike_diffusers(modules: Modules) -> None:
-    """Raises StError for an adapter that diffusers would not read, or would read as something else."""
+def refuse_unlike_diffusers(formats: Mapping[str, AdapterFormat], modules: Modules) -> None:
+    """Raises StError for Kronecker products that diffusers would not read, or would read as something else."""
     from diffusers.utils.peft_utils import _create_lokr_config
 
-    other = [path for path, (_, one) in modules.items() if not isinstance(one, LokrModule)]
-    odd = [
-        path
-        for path, (_, one) in modules.items()
-        if isinstance(one, LokrModule) and (one.wd or one.tucker or not one.use_w1)
-    ]
-    why = (
-        f"{(other or odd)[0]!r} is {'not lokr' if other else 'lokr with parts that it does not know'}"
-        if other or odd
-        else ""
-    )
-    if not why:
-        try:
-            _create_lokr_config(_diffusers_tensors(modules, ""), None)  # type: ignore[no-untyped-call]
-        except ValueError as error:
-            why = str(error).split(" Please")[0]
-    if why:
+    mine = {path: one for path, one in modules.items() if isinstance(one[1], LokrModule)}
+    if not mine:
+        return
+    tensors, _ = formats["diffusers"].to_file(*portable(mine))
+    try:
+        _create_lokr_config(dict(tensors), None)  # type: ignore[no-untyped-call]
+    except ValueError as error:
         raise StError(
             "adapter.format = 'diffusers': diffusers cannot read this adapter",
-            why=why,
-            fix="leave it out, or use lokr alone, with one factor, without use_dora, use_tucker and decompose_both",
-        )
+            why=str(error).split(" Please")[0],
+            fix="leave it out, or use one factor for all layers",
+        ) from error
 
 
-def component_of(formats: Mapping[str, AdapterFormat]) -> str:
-    """What diffusers calls the denoiser: what its names of tensors begin with. Raises StError where it knows none."""
-    if "diffusers" not in formats:
-        known = ", ".join(formats) or "none"
-        raise StError("adapter.format = 'diffusers': diffusers does not know this family", why=f"it has {known}")
-    state = {f"layer.{DOWN}": torch.zeros(1, 1), f"layer.{UP}": torch.zeros(1, 1)}
-    names, _ = formats["diffusers"].to_file(state, LoraShape({"layer": 1}, {"layer": 1.0}))
-    return next(iter(names)).partition("layer.")[0].rstrip(".")
-
-
-def config_of(settings: Mapping[str, Algorithm], prefix: str) -> str:
+def config_of(settings: Mapping[str, Algorithm]) -> str:
     """JSON that ``lycoris.create_lycoris`` builds the same network from: every layer by its path."""
     layers = {f"^{re.escape(path)}$": _theirs(one) for path, one in settings.items()}
     first = next(iter(settings.values()))
@@ -128,47 +123,71 @@ def config_of(settings: Mapping[str, Algorithm], prefix: str) -> str:
         "target_module": [],
         "target_name": list(layers),
         "name_algo_map": layers,
-        "lora_prefix": prefix,
+        "lora_prefix": LIBRARY,
     }
     # What is left out of it here would otherwise be the last preset that this process applied.
     scope |= {"enable_conv": True, "use_fnmatch": False, "module_algo_map": {}, "exclude_name": []}
     return json.dumps({**root, "apply_preset": scope}, indent=2)
 
 
-def read_start(start: str, denoiser: nn.Module, prefix: str) -> dict[str, LycorisBaseModule]:
-    """A module for each layer of a file. Raises StError for another kind of file, and for another model's."""
-    tensors, _ = read_adapter_file(Path(start).expanduser())
-    stems = dict.fromkeys(key.partition(".")[0] for key in tensors)
+def read_start(
+    start: str, denoiser: nn.Module, formats: Mapping[str, AdapterFormat]
+) -> tuple[dict[str, LycorisBaseModule], list[str]]:
+    """(a module for each layer of a file, the tensors of it that no module has a place for).
+
+    The family's formats are read, and what other programs write of the same layers under their paths in the denoiser.
+    Raises StError for another model's.
+    """
+    tensors, metadata = read_adapter_file(Path(start).expanduser())
     paths = [path for path, _ in denoiser.named_modules() if path]
-    by_stem = {stem(one, path): path for one in (*PREFIXES, prefix) for path in paths}
-    foreign = [one for one in stems if one not in by_stem]
-    if foreign or not stems:
+    by_path = [kohya_format(paths, prefix) for prefix in (LIBRARY, "lora_unet", "lora_transformer")]
+    try:
+        state, shape = read_layout(tensors, metadata, [*formats.values(), *by_path, recognise(tensors, paths)])
+    except StError as error:
+        raise StError(f"adapter.start = {start!r}: {error.what}", why=error.why, fix=error.fix or _FIX) from error
+    layers = by_layer(state)
+    foreign = sorted(layers.keys() - set(paths))
+    if foreign or not layers:
         raise StError(
             f"adapter.start = {start!r} is no LyCORIS file of {type(denoiser).__name__}",
-            why=f"{len(foreign)} of its {len(stems)} layers are not there, such as {foreign[0]!r}"
+            why=f"{len(foreign)} of its {len(layers)} layers are not there, such as {foreign[0]!r}"
             if foreign
             else "it is empty",
-            fix='name a file that was trained on this model; [adapter] kind = "lora" goes on from plain LoRA',
+            fix=_FIX,
         )
-    order = {path: place for place, path in enumerate(paths)}
     found: dict[str, LycorisBaseModule] = {}
-    for one in sorted(stems, key=lambda one: order[by_stem[one]]):
-        path = by_stem[one]
+    dropped = []
+    for path in (one for one in paths if one in layers):
+        parts = _library_parts(layers[path], shape.alphas.get(path))
+        if "diff_b" in parts and "diff" not in parts:
+            dropped.append(f"{path}.diff_b")
+            del parts["diff_b"]
+            if not parts:
+                continue
+        named = {f"{path}.{name}": tensor for name, tensor in parts.items()}
         try:
-            found[path] = remade(path, denoiser.get_submodule(path), tensors, one)
+            found[path] = remade(path, denoiser.get_submodule(path), named, path)
         except StError as error:
             raise StError(f"adapter.start = {start!r}: {error.what}", why=error.why, fix=error.fix) from error
-    return found
+    return found, dropped
 
 
-def _diffusers_tensors(modules: Modules, component: str) -> dict[str, Tensor]:
-    tensors = {}
-    for path, (_, module) in modules.items():
-        for key, tensor in module.state_dict().items():
-            if key != "alpha":
-                scaled = tensor * module.scale if key == "lokr_w1" else tensor
-                tensors[f"{component}.{path}.{key}" if component else f"{path}.{key}"] = scaled
-    return tensors
+_FIX = "name a file that was trained on this model"
+
+
+def _library_parts(parts: Mapping[str, Tensor], alpha: float | None) -> dict[str, Tensor]:
+    """The inverse of ``portable``, of one layer."""
+    back = {ours: theirs for theirs, ours in _OF_LORA.items()} | {"ia3.weight": "weight"}
+    named = {back.get(name, name): tensor for name, tensor in parts.items()}
+    if "dora_scale" in named and "lora_down.weight" in named:
+        named["dora_scale"] = named["dora_scale"].reshape(-1, *[1] * (named["lora_down.weight"].ndim - 1))
+    ranks = [named[name].shape[0] for name in ("lokr_w2_b", "lokr_w1_b", "hada_w1_b") if name in named]
+    if alpha is None and "alpha" not in named and any(name.startswith(("lokr_", "hada_")) for name in named):
+        # Where a file does not say, the scale is 1, and the library asks for an alpha all the same.
+        alpha = float(ranks[0]) if ranks else 1.0
+    if alpha is not None:
+        named["alpha"] = torch.tensor(alpha)
+    return named
 
 
 def _theirs(settings: Algorithm) -> dict[str, object]:

@@ -135,11 +135,10 @@ class LycorisOptions(Algorithm):
     diag-oft, boft, dylora, ia3 on outputs, norm, use_dora), else the run's."""
     start: str = ""
     """LyCORIS file (.safetensors) to go on from. Algorithms, ranks and layers are the file's."""
-    prefix: str = Field("lycoris", pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
-    """Begins the names in the file. Other programs know lycoris for transformers and lora_unet for U-Nets."""
-    format: Literal["lycoris", "diffusers"] | tuple[Literal["lycoris", "diffusers"], ...] = "lycoris"
-    """Layout of the adapter file, or several: adapter.safetensors in the first, adapter-<layout> in the other.
-    diffusers can read lokr alone."""
+    format: str | tuple[str, ...] = ""
+    """Layout of the adapter file, or several: adapter.safetensors in the first, adapter-<layout> in the others. Those
+    of the family, and lycoris, the library's own. Empty: the family's first whose readers know all of it, else
+    lycoris."""
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Self:
@@ -155,8 +154,6 @@ class LycorisOptions(Algorithm):
                 self.of(pattern)
             except ValidationError as error:
                 raise ValueError(f"layers.{pattern!r}: {_first(error)}") from error
-        if not self.formats:
-            raise ValueError("format names no layout")
         return self
 
     @property

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import st
 from st_lycoris.adapter import LycorisAdapter
+from st_lycoris.kinds import KINDS
 from st_lycoris.options import LycorisOptions
 
 if TYPE_CHECKING:
-    from st import Registrar
+    from st import Registrar, UpdateKind
 
 
 class Lycoris:
@@ -24,3 +26,9 @@ class Lycoris:
     @st.hookimpl
     def st_register(self, register: Registrar) -> None:
         register.add(st.ADAPTER, "lycoris", LycorisAdapter, LycorisOptions)
+        for name, kind in KINDS.items():
+            register.add(st.UPDATE_KIND, name, partial(_made, kind), st.Options)
+
+
+def _made(kind: UpdateKind, options: st.Options) -> UpdateKind:
+    return kind

@@ -67,13 +67,15 @@ class Preset:
     wildcards: bool
 
     @property
+    def algorithms(self) -> list[Algorithm]:
+        """Every setting that a layer may get."""
+        others = [self.default.replaced(one) for one in (*self.by_class.values(), *self.by_name.values())]
+        return [self.default, *others, *([Algorithm.model_validate({"algo": "norm"})] if self.norms else [])]
+
+    @property
     def rebuilds(self) -> bool:
         """Whether any layer's whole weight is computed anew."""
-        every = [
-            self.default,
-            *(self.default.replaced(one) for one in (*self.by_class.values(), *self.by_name.values())),
-        ]
-        return self.norms or any(one.rebuilds for one in every)
+        return any(one.rebuilds for one in self.algorithms)
 
     def layers(self, denoiser: nn.Module) -> dict[str, Algorithm]:
         """Settings by path. Raises StError for what names nothing."""

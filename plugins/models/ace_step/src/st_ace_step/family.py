@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, Geometry, Noised, Run, Shot
+    from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.settings.config import RunConfig
 
@@ -120,10 +121,17 @@ class AceStep(PipelineFamily[AceStepOptions]):
         return TARGETS[self.options.targets]
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
         from st_ace_step.formats import MakersFormat
 
         return {"diffusers": diffusers_format(self.denoiser), "comfyui": MakersFormat()}
+
+    def architecture(self) -> Architecture:
+        from st.model.adapters.architecture import Architecture
+
+        return Architecture(
+            "ace-step-v1.5", "https://github.com/ace-step/ACE-Step-1.5", "ace_step_v1.5", "networks.lora"
+        )
 
     def blocks(self) -> Sequence[BlockGroup]:
         return (BlockGroup("layers", TokenStream(select=_keep_moments)),)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from st import StError
-from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, read_layout, split_key
+from st import AdapterFormat, LoraShape, Planned, comfyui_format, reading_also
+from st.model.files.formats import renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +26,17 @@ class MakersFormat(AdapterFormat):
     rank: diffusers reads such files where there is none."""
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> Files:
-        tensors, metadata = comfyui_format(PREFIX).to_file(*_renamed(state, shape, theirs))
-        if shape.alphas == shape.ranks:
-            tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
+        tensors, metadata = comfyui_format(PREFIX).to_file(*renamed(state, shape, theirs))
+        if shape.ranks and shape.alphas == shape.ranks:
+            moot = {f"{PREFIX}.{theirs(path)}.alpha" for path in shape.ranks}
+            tensors = {key: tensor for key, tensor in tensors.items() if key not in moot}
         return tensors, {**metadata, "layer_names": "ACE-Step"}
 
     def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
-        return _renamed(*read_layout(tensors, metadata, [comfyui_format(one) for one in PREFIXES]), ours)
+        return renamed(*reading_also(*(comfyui_format(one) for one in PREFIXES)).from_file(tensors, metadata), ours)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return comfyui_format().caveats(planned)
 
 
 def theirs(path: str) -> str:
@@ -49,14 +53,3 @@ def ours(path: str) -> str:
         if path.endswith(f".{other}"):
             return f"{path.removesuffix(other)}{end}"
     return next((end for end, other in WHOLE.items() if path == other), path)
-
-
-def _renamed(state: Mapping[str, Tensor], shape: LoraShape, rename: Callable[[str], str]) -> Ours:
-    renamed = {}
-    for key, tensor in state.items():
-        split = split_key(key)
-        if split is None:
-            raise StError(f"{key!r} is not the name of an adapter's tensor")
-        renamed[f"{rename(split[0])}.{split[1]}"] = tensor
-    ranks = {rename(path): rank for path, rank in shape.ranks.items()}
-    return renamed, LoraShape(ranks, {rename(path): alpha for path, alpha in shape.alphas.items()})

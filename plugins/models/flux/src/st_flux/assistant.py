@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st.model.files.formats import AdapterFormat
-    from st_flux.updates import Update
+    from st.model.files.stacking import Update
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -55,7 +55,7 @@ def add_assistant(denoiser: nn.Module, file: Path, formats: Mapping[str, Adapter
     Nothing of the denoiser's weights changes, and none of the adapter's are its parameters.
     """
     from st.model.files.adapter_file import read_adapter_file
-    from st_flux.updates import read_updates
+    from st.model.files.stacking import read_updates
 
     tensors, metadata = read_adapter_file(file)
     layout = formats[layout_of(tensors)]

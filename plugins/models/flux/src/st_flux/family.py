@@ -142,10 +142,10 @@ class Flux(PipelineFamily[FluxOptions]):
         return fused_names(targets) if self.options.fuse_qkv else targets
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
-        from st_flux.formats import ComfyUI, Kohya, Unfused
+        from st.model.files.peft_layout import diffusers_format
+        from st_flux.formats import KOHYA, ComfyUI, Unfused
 
-        formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": Kohya()}
+        formats = {"diffusers": diffusers_format(self.denoiser), "comfyui": ComfyUI(), "kohya": KOHYA}
         return {name: Unfused(one) for name, one in formats.items()} if self.options.fuse_qkv else formats
 
     def architecture(self) -> Architecture:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from st import StError
-from st.model.files.formats import AdapterFormat, LoraShape, comfyui_format, kohya_format
-from st_flux.names import layers
+from st import AdapterFormat, LoraShape, Planned, StError, comfyui_format, fused_format, kohya_format
+from st.model.adapters.targets import is_named
+from st.model.files.formats import by_layer
+from st.model.files.stacking import Update, read_updates, share, split, stack, write_updates
+from st_flux.names import TABLE
 from st_flux.projections import FUSED
-from st_flux.updates import Update, read_updates, share, split, stack, unstack, write_updates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,21 +19,13 @@ if TYPE_CHECKING:
     Files = tuple[dict[str, Tensor], dict[str, str]]
     Ours = tuple[dict[str, Tensor], LoraShape]
 
+KOHYA = fused_format(kohya_format, TABLE)
+"""``lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`` and so on: the makers' layers, ``alpha`` beside each.
 
-class Kohya(AdapterFormat):
-    """``lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight`` and so on: the makers' layers, ``alpha`` beside each.
-
-    A layer that stands for several of ours holds their updates as ``stack`` has it, which is what kohya's own converter
-    writes and diffusers reads.
-    """
-
-    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> Files:
-        theirs, theirs_shape = as_makers(state, shape)
-        return kohya_format(tuple(theirs_shape.ranks)).to_file(theirs, theirs_shape)
-
-    def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
-        paths = [layer.theirs for layer in layers(tensors)]
-        return from_makers(*kohya_format(paths).from_file(tensors, metadata))
+A layer that stands for several of ours holds their updates stacked, which is what kohya's own converter writes and
+diffusers reads.
+"""
+_DOTTED = fused_format(lambda paths: comfyui_format(), TABLE)
 
 
 class ComfyUI(AdapterFormat):
@@ -46,8 +39,11 @@ class ComfyUI(AdapterFormat):
 
     def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
         if any(name.startswith(("diffusion_model.", "model.diffusion_model.")) for name in tensors):
-            return from_makers(*comfyui_format().from_file(tensors, metadata))
+            return _DOTTED.from_file(tensors, metadata)
         return comfyui_format("transformer").from_file(tensors, metadata)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return comfyui_format().caveats(planned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +53,28 @@ class Unfused(AdapterFormat):
     inner: AdapterFormat
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> Files:
-        updates: dict[str, Update] = {}
+        updates, others = dict[str, Update](), dict[str, "Tensor"]()
+        for path, parts in by_layer(state).items():
+            if path not in shape.ranks:
+                others |= _three(path, parts)
         for path, one in read_updates(state, shape).items():
             parent, _, layer = path.rpartition(".")
             if layer in FUSED:
                 updates |= {f"{parent}.{name}": part for name, part in zip(FUSED[layer], split(one, 3), strict=True)}
             else:
                 updates[path] = one
-        return self.inner.to_file(*write_updates(updates))
+        theirs, theirs_shape = write_updates(updates)
+        return self.inner.to_file({**theirs, **others}, theirs_shape)
 
     def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
-        updates = read_updates(*self.inner.from_file(tensors, metadata))
+        state, shape = self.inner.from_file(tensors, metadata)
+        updates = read_updates(state, shape)
+        others = {
+            f"{path}.{part}": one
+            for path, parts in by_layer(state).items()
+            if path not in updates
+            for part, one in parts.items()
+        }
         found = {}
         for path in list(updates):
             parent, _, layer = path.rpartition(".")
@@ -77,50 +84,31 @@ class Unfused(AdapterFormat):
             elif f"{parent}.{one}" not in found:
                 parts = [updates.get(f"{parent}.{name}") for name in FUSED[one]]
                 found[f"{parent}.{one}"] = share(parts) or stack(parts, (1, 1, 1))
-        return write_updates(found)
+        ours, our_shape = write_updates(found)
+        return {**ours, **others}, our_shape
+
+    def refusals(self, planned: Sequence[Planned]) -> Sequence[str]:
+        fused = {one for one in planned if one.kind not in _PRODUCTS for name in FUSED if _names(one.targets, name)}
+        found = [f"it has three layers where the run trains one, and {one.called} cannot be parted" for one in fused]
+        return found or self.inner.refusals(planned)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.inner.caveats(planned)
 
 
-def as_makers(state: Mapping[str, Tensor], shape: LoraShape) -> Ours:
-    """Updates of our layers as updates of the makers'. Raises StError naming a layer that they do not have."""
-    updates = read_updates(state, shape)
-    found, named = {}, set[str]()
-    for layer in layers(updates):
-        parts = [updates.get(path) for path in layer.ours]
-        if any(part is not None for part in parts):
-            whole = parts[0] if len(parts) == 1 else None
-            found[layer.theirs] = _swapped(whole or stack(parts, layer.shares), layer.swapped)
-            named.update(layer.ours)
-    if strange := sorted(updates.keys() - named):
+_PRODUCTS = ("lora", "locon", "dylora")
+
+
+def _names(targets: Sequence[str], layer: str) -> bool:
+    return any(is_named(f"attn.{layer}", target.rpartition(".")[2]) for target in targets)
+
+
+def _three(path: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An update of another kind. Raises StError for one of a layer that files have three for."""
+    if path.rpartition(".")[2] in FUSED:
         raise StError(
-            f"{len(strange)} layers have no name in this format, such as {strange[0]!r}",
-            fix='leave them out of adapter.targets, or set adapter.format to "diffusers"',
+            f"the update of {path!r} has no name in this format",
+            why="files have three layers there, and only low-rank updates can be parted",
+            fix="set model.fuse_qkv to false",
         )
-    return write_updates(found)
-
-
-def from_makers(state: Mapping[str, Tensor], shape: LoraShape) -> Ours:
-    """The inverse of ``as_makers``. Raises StError naming a layer that is not one of the makers'."""
-    updates = read_updates(state, shape)
-    found: dict[str, Update] = {}
-    by_theirs = {layer.theirs: layer for layer in layers(updates)}
-    for path, one in updates.items():
-        if path not in by_theirs:
-            raise StError(f"{path!r} is no layer of Flux.1", fix="name an adapter that was trained on it")
-        layer = by_theirs[path]
-        parts: Sequence[Update | None] = [_swapped(one, layer.swapped)]
-        if len(layer.ours) > 1:
-            parts = unstack(one, layer.shares)
-        found |= {ours: part for ours, part in zip(layer.ours, parts, strict=True) if part is not None}
-    return write_updates(found)
-
-
-def _swapped(one: Update, swapped: bool) -> Update:
-    """With the halves of its outputs exchanged, where they are in another order."""
-    if not swapped:
-        return one
-    magnitude = None if one.magnitude is None else _exchanged(one.magnitude)
-    return replace(one, up=_exchanged(one.up), magnitude=magnitude)
-
-
-def _exchanged(outputs: Tensor) -> Tensor:
-    return outputs.roll(len(outputs) // 2, 0)
+    return {f"{path}.{part}": tensor for part, tensor in parts.items()}

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One of the makers' layers. theirs: its path. ours: the layers that it stands for, from its first output to its
-    last. shares: their outputs, relative to one another. swapped: whether the halves of its outputs change places.
-    """
-
-    theirs: str
-    ours: tuple[str, ...]
-    shares: tuple[int, ...] = (1,)
-    swapped: bool = False
-
+from st import FusedLayer as Layer
+from st import LayerTable
 
 QKV = (1, 1, 1)
 DOUBLE = (
@@ -50,23 +36,10 @@ WHOLE = (
     # Theirs is shift, then scale; diffusers' is scale, then shift.
     Layer("final_layer.adaLN_modulation.1", ("norm_out.linear",), swapped=True),
 )
-GROUPS: Mapping[str, tuple[str, tuple[Layer, ...]]] = {
-    "double_blocks": ("transformer_blocks", DOUBLE),
-    "single_blocks": ("single_transformer_blocks", SINGLE),
-}
-"""Lists of blocks by the makers' name: ours, and the layers of one block."""
-
-
-def layers(names: Iterable[str]) -> tuple[Layer, ...]:
-    """Every layer of a denoiser with as many blocks as these paths tell of, ours or theirs, dots or underscores."""
-    names = tuple(names)
-    found = []
-    for theirs, (ours, inside) in GROUPS.items():
-        numbers = re.compile(rf"(?<![a-z_]){ours}[._](\d+)|{theirs}[._](\d+)")
-        matches = [match for name in names for match in numbers.finditer(name)]
-        count = 1 + max((int(match[1] or match[2]) for match in matches), default=-1)
-        for number in range(count):
-            for one in inside:
-                paths = tuple(f"{ours}.{number}.{path}" for path in one.ours)
-                found.append(Layer(f"{theirs}.{number}.{one.theirs}", paths, one.shares, one.swapped))
-    return (*found, *WHOLE)
+TABLE = LayerTable(
+    {
+        "double_blocks": ("transformer_blocks", DOUBLE),
+        "single_blocks": ("single_transformer_blocks", SINGLE),
+    },
+    WHOLE,
+)

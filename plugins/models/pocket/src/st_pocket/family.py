@@ -135,7 +135,7 @@ class Pocket(ModelFamily[PocketOptions]):
         return (*ATTENTION, *MLP)
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
 
         return {"diffusers": diffusers_format("transformer")}
 

@@ -114,7 +114,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return (*TARGETS[self.options.targets], *(TEXT_TARGETS if self.options.train_text else ()))
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
         from st_sdxl.files import Parts, UnetLayers
 
         names = {"diffusers": diffusers_format("unet")} | {
@@ -122,7 +122,7 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         }
         if not self.options.train_text:
             return names
-        return {name: Parts(partial(self._parts, name, unet)) for name, unet in names.items()}
+        return {name: Parts(partial(self._parts, name, unet), unet) for name, unet in names.items()}
 
     def architecture(self) -> Architecture:
         from st.model.adapters.architecture import Architecture
@@ -248,19 +248,21 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
         """The shares of the U-Net and of both text encoders in an adapter file of this format."""
-        from st.model.files.formats import diffusers_format, kohya_format
-        from st_sdxl.files import UNET, Part
+        from st import comfyui_format, diffusers_format, kohya_format, reading_also
+        from st_sdxl.files import DOTTED, UNET, Part
         from st_sdxl.trained_text import INSIDE, TEXT_ENCODERS, text_modules
 
-        yield Part("unet.", "", "unet." if name == "diffusers" else f"{UNET}_", unet)
+        yield Part("unet.", "", ("unet.",) if name == "diffusers" else (f"{UNET}_", *DOTTED), unet)
         for number, component in enumerate(TEXT_ENCODERS, start=1):
             modules = text_modules(self.folder, component)
             ours = f"{component}.{INSIDE if any(path.startswith(INSIDE) for path in modules) else ''}"
             if name == "diffusers":
-                yield Part(ours, INSIDE, f"{component}.", diffusers_format(component))
+                yield Part(ours, INSIDE, (f"{component}.",), diffusers_format(component))
             else:
                 inside = [INSIDE + path.removeprefix(INSIDE) for path in modules]
-                yield Part(ours, INSIDE, f"lora_te{number}_", kohya_format(inside, f"lora_te{number}"))
+                saved = f"text_encoders.clip_{'l' if number == 1 else 'g'}.transformer"
+                flat = reading_also(kohya_format(inside, f"lora_te{number}"), comfyui_format(saved))
+                yield Part(ours, INSIDE, (f"lora_te{number}_", f"{saved}."), flat)
 
 
 def _dtype(denoiser: nn.Module) -> torch.dtype:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from st import Batch, Encoder, LatentCodec, Noised, Run, Shot, Step, StepWrapper
+    from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.progress import Outcome
     from st.randomness import Draws
@@ -136,6 +137,12 @@ class Wan(PipelineFamily[WanOptions]):
 
         return formats(both=len(self.options.trained) == 2)
 
+    def architecture(self) -> Architecture:
+        from st.model.adapters.architecture import Architecture
+
+        version = self.options.published.version
+        return Architecture(f"wan{version}", f"https://github.com/Wan-Video/Wan{version}", "wan", "networks.lora_wan")
+
     def blocks(self) -> Sequence[BlockGroup]:
         # Tokens cannot leave VACE's blocks, whose hints are added between them, nor stay away from one expert to the
         # other: their blocks are numbered through, and each sample passes through those of one.
@@ -231,9 +238,9 @@ class Wan(PipelineFamily[WanOptions]):
         parts = {component: module.replace("_", "-") for component, module in MODULES.items()}
         endings = tuple(f"{ending}.safetensors" for ending in parts.values())
         for file in sorted(run.directory.glob("adapter*.safetensors")):
-            if not file.name.endswith(endings):
-                written = ", ".join(str(one) for one in write_parts(file, parts))
-                run.report.note(f"for other programs: {written}", kind="export")
+            written = [] if file.name.endswith(endings) else write_parts(file, parts)
+            if written:
+                run.report.note(f"for other programs: {', '.join(map(str, written))}", kind="export")
 
     @classmethod
     def tiny(cls, directory: Path, flavour: Name = "t2v-1.3b") -> Self:

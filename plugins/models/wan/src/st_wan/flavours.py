@@ -36,6 +36,11 @@ class Flavour:
     multiple: int = 16
     rate: float = 16.0
 
+    @property
+    def version(self) -> str:
+        """Of the makers' code and weights."""
+        return "2.2" if "Wan2.2" in self.repository else "2.1"
+
 
 FROM_PICTURE = "WanImageToVideoPipeline"
 FLAVOURS: Mapping[Name, Flavour] = MappingProxyType(

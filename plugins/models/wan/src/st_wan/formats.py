@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from st import AdapterFormat, StError, comfyui_format, diffusers_format, kohya_format
-from st.model.files.formats import METADATA, LoraShape, UnknownTensors, split_key
+from st import AdapterFormat, LoraShape, Planned, Reader, StError, comfyui_format, diffusers_format, kohya_format
+from st.model.files.formats import UnknownTensors, renamed
+from st.model.files.peft_layout import METADATA, TRAINED, joined_headers
 from st_wan.flavours import MODULES
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ INSIDE: Mapping[str, str] = {
     "attn2.to_out.0": "cross_attn.o",
     "attn2.add_k_proj": "cross_attn.k_img",
     "attn2.add_v_proj": "cross_attn.v_img",
+    "attn1.norm_q": "self_attn.norm_q",
+    "attn1.norm_k": "self_attn.norm_k",
+    "attn2.norm_q": "cross_attn.norm_q",
+    "attn2.norm_k": "cross_attn.norm_k",
+    "attn2.norm_added_k": "cross_attn.norm_k_img",
+    "norm2": "norm3",
     "ffn.net.0.proj": "ffn.0",
     "ffn.net.2": "ffn.2",
     "proj_in": "before_proj",
@@ -45,6 +52,8 @@ OUTSIDE: Mapping[str, str] = {
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
     "condition_embedder.text_embedder.linear_2": "text_embedding.2",
     "condition_embedder.time_proj": "time_projection.1",
+    "condition_embedder.image_embedder.norm1": "img_emb.proj.0",
+    "condition_embedder.image_embedder.norm2": "img_emb.proj.4",
     "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
     "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
     "proj_out": "head.head",
@@ -53,6 +62,9 @@ _INSIDE_BACK = {theirs: ours for ours, theirs in INSIDE.items()}
 _OUTSIDE_BACK = {theirs: ours for ours, theirs in OUTSIDE.items()}
 _BLOCK = re.compile(r"((?:vace_)?blocks\.\d+)\.(.+)")
 _FLAT_BLOCK = re.compile(r"lora_unet_((?:vace_)?blocks)_(\d+)_(.+)")
+
+
+MUSUBI = Reader("musubi-tuner", frozenset({"lora", "locon", "dylora", "loha", "lokr"}), {"*": frozenset({"dora"})})
 
 
 def makers_name(path: str) -> str:
@@ -83,13 +95,16 @@ class Makers(AdapterFormat):
     flat: bool = False
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> Files:
-        return self._layout(()).to_file(*_renamed(state, shape, makers_name))
+        return self._layout(()).to_file(*renamed(state, shape, makers_name))
 
     def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
-        return _renamed(*self._layout(tensors).from_file(tensors, metadata), our_name)
+        return renamed(*self._layout(tensors).from_file(tensors, metadata), our_name)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self._layout(()).caveats(planned)
 
     def _layout(self, keys: Iterable[str]) -> AdapterFormat:
-        return kohya_format(sorted(_modules(keys))) if self.flat else comfyui_format()
+        return kohya_format(sorted(_modules(keys)), reader=MUSUBI) if self.flat else comfyui_format()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +116,15 @@ class OfExperts(AdapterFormat):
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> Files:
         tensors: dict[str, Tensor] = {}
         header = {BOTH: " ".join(MODULES)}
-        configs: dict[str, object] = {}
         for component, module in MODULES.items():
-            own_shape = LoraShape(_after(shape.ranks, module), _after(shape.alphas, module))
-            if not own_shape.ranks:
+            part = _after(state, module)
+            if not part:
                 continue
-            own, metadata = self.inner.to_file(_after(state, module), own_shape)
+            own_shape = LoraShape(_after(shape.ranks, module), _after(shape.alphas, module))
+            own, metadata = self.inner.to_file(part, own_shape)
             tensors |= {f"{component}.{key}": tensor for key, tensor in own.items()}
-            own_config = json.loads(metadata.pop(METADATA, "{}"))
-            configs |= {f"{component}.{key}": value for key, value in own_config.items()}
-            header |= metadata
-        return tensors, header | ({METADATA: json.dumps(configs, indent=2, sort_keys=True)} if configs else {})
+            header = joined_headers(header, _prefixed(metadata, component))
+        return tensors, header
 
     def from_file(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ours:
         if BOTH not in metadata:
@@ -136,12 +149,18 @@ class OfExperts(AdapterFormat):
             alphas |= {f"{module}.{path}": alpha for path, alpha in shape.alphas.items()}
         return state, LoraShape(ranks, alphas)
 
+    def refusals(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.inner.refusals(planned)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.inner.caveats(planned)
+
 
 def formats(both: bool) -> dict[str, AdapterFormat]:
     """Layouts by name. One expert alone is written as upstream reads it, whichever it is."""
     if not both:
-        return {"diffusers": diffusers_format("transformer"), "comfyui": Makers(), "musubi": Makers(flat=True)}
-    plain = {"diffusers": diffusers_format(""), "comfyui": Makers(), "musubi": Makers(flat=True)}
+        return {"diffusers": diffusers_format("transformer"), "musubi": Makers(flat=True), "comfyui": Makers()}
+    plain = {"diffusers": diffusers_format(""), "musubi": Makers(flat=True), "comfyui": Makers()}
     return {name: OfExperts(layout) for name, layout in plain.items()}
 
 
@@ -153,15 +172,15 @@ def write_parts(file: Path, parts: Mapping[str, str]) -> list[Path]:
     from st.model.files.adapter_file import read_adapter_file, write_adapter_file
 
     tensors, metadata = read_adapter_file(file)
-    written = []
+    written: list[Path] = []
+    if BOTH not in metadata:
+        return written
     for expert, ending in parts.items():
-        own = _after(tensors, expert)
-        header = of_expert(metadata, expert)
-        if METADATA in header:
+        own, header = _after(tensors, expert), of_expert(metadata, expert)
+        if not any(_is_makers(key) for key in own):
             # Upstream loads either expert from keys of "transformer".
             own = {f"transformer.{key}": tensor for key, tensor in own.items()}
-            config = json.loads(header[METADATA])
-            header[METADATA] = json.dumps({f"transformer.{key}": value for key, value in config.items()}, indent=2)
+            header = _prefixed(header, "transformer")
         if own:
             written.append(file.with_name(f"{file.stem}-{ending}.safetensors"))
             write_adapter_file(written[-1], own, header)
@@ -171,24 +190,28 @@ def write_parts(file: Path, parts: Mapping[str, str]) -> list[Path]:
 def of_expert(metadata: Mapping[str, str], expert: str) -> dict[str, str]:
     """The header as it is for one expert alone."""
     header = {name: text for name, text in metadata.items() if name != BOTH}
-    if METADATA in header:
-        config = json.loads(header[METADATA])
-        header[METADATA] = json.dumps(_after(config, expert))
-    return header
+    tables = {
+        name: json.dumps(_after(json.loads(header[name]), expert)) for name in (METADATA, TRAINED) if name in header
+    }
+    return header | tables
+
+
+def _prefixed(header: Mapping[str, str], component: str) -> dict[str, str]:
+    """With the names of layers in it after a component's."""
+    found = dict(header)
+    for name in (METADATA, TRAINED):
+        if name in header:
+            named = {f"{component}.{key}": value for key, value in json.loads(header[name]).items()}
+            found[name] = json.dumps(named, indent=2, sort_keys=True)
+    return found
+
+
+def _is_makers(key: str) -> bool:
+    return key.startswith(("diffusion_model.", "lora_unet_"))
 
 
 def _after(named: Mapping[str, T], expert: str) -> dict[str, T]:
     return {key.removeprefix(f"{expert}."): value for key, value in named.items() if key.startswith(f"{expert}.")}
-
-
-def _renamed(state: Mapping[str, Tensor], shape: LoraShape, name: Callable[[str], str]) -> Ours:
-    tensors = {}
-    for key, tensor in state.items():
-        split = split_key(key)
-        assert split is not None
-        tensors[f"{name(split[0])}.{split[1]}"] = tensor
-    ranks = {name(path): rank for path, rank in shape.ranks.items()}
-    return tensors, LoraShape(ranks, {name(path): alpha for path, alpha in shape.alphas.items()})
 
 
 def _modules(keys: Iterable[str]) -> set[str]:

@@ -97,7 +97,7 @@ class CLASS(st.ModelFamily["CLASS.Options"]):
         return "to_q", "to_k", "to_v", "to_out.0"
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.formats import diffusers_format
+        from st.model.files.peft_layout import diffusers_format
 
         return {"diffusers": diffusers_format("transformer")}
 

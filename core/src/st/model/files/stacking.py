@@ -1,4 +1,4 @@
-"""Updates: several low-rank updates as one of a larger layer, and back.
+"""Stacking: several low-rank updates as one of a larger layer, and back.
 
 A layer that stands for several stacks their outputs. One update of it holds theirs on a diagonal of blocks: the rows of
 ``down`` are stacked, ``up`` is zero where one's rank meets another's outputs. What has no update is zero there.
