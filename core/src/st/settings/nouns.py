@@ -93,10 +93,29 @@ def _members(cls: type) -> Iterator[Member]:
             yield Member(name, f"{name}{_signature(plain)}", inspect.getdoc(getattr(cls, name)) or "")
 
 
+class _Raw:
+    """Text that a signature shows as it is."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 def _signature(function: Any) -> str:
     plain = inspect.signature(function)
-    kept = [one for name, one in plain.parameters.items() if name not in ("self", "cls")]
-    return str(plain.replace(parameters=kept)).replace("'", "")
+    kept = [_shown(one) for name, one in plain.parameters.items() if name not in ("self", "cls")]
+    answer = plain.return_annotation
+    return str(plain.replace(parameters=kept, return_annotation=_Raw(answer) if isinstance(answer, str) else answer))
+
+
+def _shown(one: inspect.Parameter) -> inspect.Parameter:
+    """Annotations are text; a default that does not fit a line is three dots."""
+    if isinstance(one.annotation, str):
+        one = one.replace(annotation=_Raw(one.annotation))
+    is_plain = one.default is one.empty or isinstance(one.default, (str, int, float, tuple, type(None)))
+    return one if is_plain else one.replace(default=_Raw("..."))
 
 
 @cache
