@@ -20,7 +20,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent
 CORE = ROOT / "core"
 PLUGINS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/*/pyproject.toml"))}
-KINDS = ("model", "backend", "tracker", "hook")
+KINDS = ("model", "backend", "tracker", "hook", "command")
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 BUILD_TOOLS = ("hatchling", "editables")
 TEST_TOOLS = ("pytest", "pytest-xdist")
@@ -152,7 +152,8 @@ def identical(session: nox.Session) -> None:
 @nox.session
 def crash(session: nox.Session) -> None:
     """Kill a run at random moments and resume it: final weights equal those of an uninterrupted run."""
-    _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"]]))
+    named = [PLUGINS[name] for name in ("pocket", "optimizers", "quanto")]
+    _install(session, (*TEST_TOOLS, *PICTURES), _with_needed(named))
     session.run("python", "tests/crash.py", *(session.posargs or ["--kills", "100"]), env=_quiet())
 
 

@@ -13,9 +13,9 @@ from st.testing.runs import write_photos
 def test_killed_runs_end_with_the_same_weights(tmp_path):
     photos = write_photos(tmp_path / "photos", count=16)
     script = Path(__file__).with_name("crash.py")
-    options = ["--kills", "3", "--size", "tiny", "--steps", "24", "--photos", str(photos), "--seed", "1"]
+    told = f"--kinds model adapter --kills 3 --size tiny --steps 24 --seed 1 --photos {photos}"
 
-    trial = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, check=False)
+    trial = subprocess.run([sys.executable, str(script), *told.split()], capture_output=True, text=True, check=False)
 
     assert trial.returncode == 0, trial.stdout + trial.stderr
     counts = json.loads(trial.stdout.splitlines()[-1])

@@ -15,23 +15,31 @@ import st
 PUBLIC_NAMES = """
 ADAPTER API Adapter AdapterFormat Architecture BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult
 Checkpoint CheckpointFolder Claims DENSITY DISTANCE DataBackend DiscretePath Draws ENGINE Encoder FAMILY FolderBackend
-FusedLayer Geometry GeometryRule Input LatentCodec Layer LayerTable LoraShape Losses Media Mix ModelFamily
+FusedLayer Geometry GeometryRule Input Jobs LatentCodec Layer LayerTable LoraShape Losses Media Mix ModelFamily
 ModularFamily Noised OPTIMIZER Options Outcome Picture PipelineCodec PipelineFamily PipelineOptions PipelineText
-Planned Problem Proceed Progress Prompt Prompting QUANTIZER Quantizer Reader References Registrar Rendered Run
-RunConfig RunInfo SAMPLER SCHEDULE Sample SampleUnreadable Schedule Shot StError Step StepStats StepWrapper
-StrategyKind TRACKER TokenStream Tracker UPDATE_KIND UnknownTensors UpdateKind UpdateStats VALIDATOR ValidationReport
-Validator WEIGHTING comfyui_format diffusers_format epsilon exponential_shift fused_format hookimpl kohya_format
-read_layout reading_also renamed_format split_key straight token_grid unmix velocity
+Planned Problem Proceed Progress Prompt Prompting QUANTIZER Quantizer Reader References Registrar Rendered Report
+Requests Run RunConfig RunInfo SAMPLER SCHEDULE Sample SampleUnreadable Schedule Shot StError Step StepStats
+StepWrapper StrategyKind TRACKER TokenStream Tracker UPDATE_KIND UnknownTensors UpdateKind UpdateStats VALIDATOR
+ValidationReport Validator WEIGHTING comfyui_format diffusers_format epsilon exponential_shift fused_format hookimpl
+kohya_format read_layout reading_also renamed_format split_key straight token_grid unmix velocity
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests QuantizerTests
-ScheduleTests TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests
+QuantizerTests ScheduleTests TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests example_batch example_noised
+not_applicable
+"""
+
+TESTING_NAMES = """
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests
+QuantizerTests ScheduleTests TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests example_batch example_noised
+not_applicable
 """
 
 HOOKS = {
     "st_register": "register",
     "st_check": "config family",
+    "st_report_opened": "report",
     "st_sample_transform": "dataset",
     "st_encoders": "config family",
     "st_denoiser_loaded": "run",
@@ -40,10 +48,12 @@ HOOKS = {
     "st_step": "run",
     "st_step_end": "run stats",
     "st_checkpoint_saved": "run checkpoint",
+    "st_exported": "run files",
     "st_run_end": "run outcome",
 }
 
 COMMANDS = {
+    "ctl": "RUN DO SETTING --json --wait",
     "train": "FILE --accept --dry-run --output --plugins --resume --set",
     "config show": "FILE --origin --plugins --set",
     "plugins": "",
@@ -129,7 +139,7 @@ def collect(path: str, command: Any, found: dict[str, str]) -> None:
         collect(f"{path} {name}", below, found)
 
 
-@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks"])
+@pytest.mark.parametrize("group", ["models", "backends", "trackers", "hooks", "commands"])
 def test_entry_point_groups_carry_the_major_version(group: str) -> None:
     from st.plugins.catalogue import KINDS
 

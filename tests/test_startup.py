@@ -42,6 +42,7 @@ sys.exit(code)
         ["--version"],
         ["train", "--help"],
         ["plugins"],
+        ["ctl", "--help"],
         ["train", "run.toml", "--dry-run"],
         ["train", "run.toml", "--dry-run", "--set", "optimizer.lr=1e-3"],
         ["config", "show", "run.toml"],

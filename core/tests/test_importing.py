@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import weakref
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from st.errors import StError
-from st.importing import NEW_OBJECTS, importing, needing
+from st.importing import NEW_OBJECTS, importing, needing, wait_passively
 
 
 class Ring:
@@ -70,3 +71,20 @@ def test_a_library_that_is_not_there_is_named_with_what_brings_it() -> None:
 def test_what_a_library_lacks_itself_is_not_mistaken_for_it() -> None:
     with pytest.raises(ModuleNotFoundError), needing("av", "clips are read with PyAV", "clips"):
         import no_such_library  # type: ignore[import-not-found]  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "after"),
+    [("cpu", None, "PASSIVE"), ("cpu", "ACTIVE", "ACTIVE"), ("cuda", None, None), ("cuda:1", None, None)],
+)
+def test_threads_wait_asleep_on_a_cpu_unless_the_user_has_said_how(
+    device: str, before: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Set first, so that what was there before the test comes back in any case.
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+
+    wait_passively(device)
+
+    assert os.environ.get("OMP_WAIT_POLICY") == after

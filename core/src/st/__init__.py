@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from st.registrar import Registrar as Registrar
     from st.registrar import StrategyKind as StrategyKind
     from st.report.rendering.prompts import Prompt as Prompt
+    from st.report.report import Report as Report
     from st.report.stats import StepStats as StepStats
     from st.report.stats import UpdateStats as UpdateStats
     from st.report.tracker import TRACKER as TRACKER
@@ -94,6 +95,8 @@ if TYPE_CHECKING:
     from st.report.tracker import RunInfo as RunInfo
     from st.report.tracker import Tracker as Tracker
     from st.settings.config import RunConfig as RunConfig
+    from st.train.beside.jobs import Jobs as Jobs
+    from st.train.beside.requests import Requests as Requests
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper
@@ -228,6 +231,7 @@ _MODULES = {
         "StrategyKind",
     ),
     "st.report.rendering.prompts": ("Prompt",),
+    "st.report.report": ("Report",),
     "st.report.stats": (
         "StepStats",
         "UpdateStats",
@@ -239,6 +243,8 @@ _MODULES = {
         "Tracker",
     ),
     "st.settings.config": ("RunConfig",),
+    "st.train.beside.jobs": ("Jobs",),
+    "st.train.beside.requests": ("Requests",),
     "st.train.parts.run": ("Run",),
     "st.train.parts.step": (
         "Step",

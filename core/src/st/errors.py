@@ -11,6 +11,8 @@ StError                     one clear message, no traceback; ``exit_code`` is wh
 ├── OutputUnwritable        the run's folder is in use, full or read-only
 ├── RunFailed               training cannot go on (a loss that is not finite, a dead rank)
 └── OutOfMemory             the device's memory is full                                  exit 3
+
+Interrupted                 a run was told to end before it had anything to save         exit 128 + signal
 """
 
 from collections.abc import Sequence
@@ -111,3 +113,14 @@ class RankLost(StError):
     """Another process of the run ended, or did not come in time. ``st train`` shows that one's failure instead."""
 
     exit_code = 5
+
+
+class Interrupted(BaseException):
+    """A run was told to end before it had anything to save. Like KeyboardInterrupt, no error that code recovers from.
+
+    by: the signal's name, or who asked. number: the signal's, for an exit status as every shell gives.
+    """
+
+    def __init__(self, by: str, number: int) -> None:
+        super().__init__(f"ended by {by} before training")
+        self.exit_code = 128 + number

@@ -13,6 +13,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
     from typing import Any
 
     from st.data.dataset import DatasetConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import BlockMiddleware
     from st.progress import Checkpoint, Outcome
     from st.registrar import Registrar
+    from st.report.report import Report
     from st.report.stats import StepStats
     from st.settings.config import RunConfig
     from st.train.parts.run import Run
@@ -53,6 +55,15 @@ def st_check(config: RunConfig, family: ModelFamily[Any]) -> Iterable[Problem] |
     Called once, when the run file is valid; nothing is loaded and torch is not imported. Problems of all plugins are
     shown together. ``config.plugin(name)`` gives another active plugin's options, or None. What is asked of the family
     is known without its weights: ``options``, ``drops_tokens``.
+    """
+
+
+@hookspec
+def st_report_opened(report: Report) -> None:
+    """Hear of a run from its first stage on.
+
+    Called once, on every rank, before data is read. ``report.listen(name, listener)`` calls the listener with each
+    event of the run, as the event log has it, on a thread of its own.
     """
 
 
@@ -128,8 +139,19 @@ def st_step_end(run: Run, stats: StepStats) -> None:
 def st_checkpoint_saved(run: Run, checkpoint: Checkpoint) -> None:
     """A checkpoint is complete on disk.
 
-    Called on rank 0 from the thread that wrote it, once its files have been renamed into place. The next checkpoint
-    waits for the answer; an exception stops the run there, so an uploader retries and reports by itself.
+    Called on rank 0 on a thread of the plugin's own, one checkpoint after another, once the files have been renamed
+    into place. Training, and the next checkpoint, do not wait: a slow answer may meet a checkpoint that is gone
+    (``checkpoint.keep``). An exception is reported with the plugin's name and harms nothing.
+    """
+
+
+@hookspec
+def st_exported(run: Run, files: Sequence[Path]) -> None:
+    """What users load elsewhere is written.
+
+    Called once on rank 0 when a run has finished, with every file of the export. ``run.jobs.submit`` does what takes
+    long, such as uploads, with retries; the end of the run waits for it as long as it says. An exception is reported
+    with the plugin's name and harms nothing.
     """
 
 
@@ -138,5 +160,5 @@ def st_run_end(run: Run, outcome: Outcome) -> None:
     """The run is over.
 
     Called exactly once on every rank, also after an error or Ctrl-C, when the final checkpoint and the adapter file
-    exist.
+    exist, and before ``run.jobs`` are waited for. An exception is reported with the plugin's name.
     """

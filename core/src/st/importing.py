@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from st.errors import StError
 
 NEW_OBJECTS = 20_000
 """Between two looks. Python's own number is 700, which takes a fifth of the time of importing torch and diffusers."""
+
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128", "/dev/accel")
+"""What a driver of an accelerator leaves; to ask torch would be to import it."""
+
+
+def wait_passively(device: str) -> None:
+    """Let threads of the CPU's mathematics sleep while they wait for each other, where a run computes on the CPU.
+
+    They spin otherwise, which takes the cores from whoever else wants them. Only before torch is imported; what the
+    user has set stays.
+    """
+    if device == "cpu" or (device == "auto" and not any(Path(driver).exists() for driver in DRIVERS)):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager

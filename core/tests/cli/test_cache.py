@@ -47,6 +47,22 @@ def test_verify_ends_with_one_where_something_is_damaged(trained: tuple[Path, Pa
     assert "is damaged" in broken.err
 
 
+@pytest.mark.parametrize("table", ["entries", "index"])
+def test_a_damaged_table_is_found_and_pruned(trained: tuple[Path, Path], st_cli: Cli, table: str) -> None:
+    path = min((trained[1] / table).iterdir())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+    broken = st_cli("cache", "verify", trained[0])
+    pruned = st_cli("cache", "prune", trained[0])
+    after = st_cli("cache", "verify", trained[0])
+
+    assert (broken.code, pruned.code, after.code) == (1, 0, 0)
+    assert path.name in broken.err
+    assert "1 damaged tables" in pruned.out
+
+
 def test_prune_takes_out_what_is_damaged_and_nothing_else(trained: tuple[Path, Path], st_cli: Cli) -> None:
     spoil(trained[1])
 

@@ -23,7 +23,8 @@ def test_no_placeholder_is_left(kind: Kind, tmp_path: Path, st_cli: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("kind", "group"), [("model", "models"), ("backend", "backends"), ("tracker", "trackers"), ("hook", "hooks")]
+    ("kind", "group"),
+    [("model", "models"), ("backend", "backends"), ("tracker", "trackers"), ("hook", "hooks"), ("command", "commands")],
 )
 def test_entry_point_leads_to_the_class(
     kind: str, group: str, tmp_path: Path, st_cli: Callable[..., CliResult]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from st.data.cache.cache import Cache
 from st.data.cache.mending import Mender
+from st.data.cache.origins import Origins
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.encoder import Input, LatentCodec
 from st.data.feed.batches import Assembler, Kept
@@ -102,6 +103,36 @@ def test_an_encoder_of_pixels_is_given_each_window(tmp_path: Path, store: Store,
     first = codec.given[0]
     assert first.pixels is not None and first.pixels.shape == (3, 5, 64, 64) and first.fps == 10
     assert first.pixels.dtype == torch.float32 and first.pixels.is_contiguous()
+
+
+def test_a_folder_of_frames_at_another_rate_is_encoded_again(tmp_path: Path, store: Store, studio: Any) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(24):
+        Image.new("RGB", (64, 64), (number * 10,) * 3).save(tmp_path / "a" / f"{number}.png")
+    codec = Taking()
+
+    for rate in (8, 4):
+        one = a_set(tmp_path, media="video", frame_folders=rate, num_frames=5, fps=4)
+        studio.encoded(Cache(store), one, codec=codec)
+
+    shown = [one.pixels[0, :, 0, 0] * 25.5 for one in codec.given if one.pixels is not None]
+    assert [frames.round().int().tolist() for frames in shown] == [[0, 2, 4, 6, 8], [0, 1, 2, 3, 4]]
+
+
+def test_silence_that_was_kept_is_left_out_where_it_is_not(tmp_path: Path, store: Store, studio: Any) -> None:
+    write_sound(tmp_path / "quiet.wav", np.zeros((1, 16000), np.float32), 8000)
+    write_sound(tmp_path / "loud.wav", tone(2.0, 8000), 8000)
+
+    kept, without = (
+        studio.encoded(
+            Cache(store),
+            a_set(tmp_path, media="audio", seconds=2.0, keep_silence=keep, max_unreadable=0.5),
+            codec=Taking("audio", 8000, 1),
+        )
+        for keep in (True, False)
+    )
+
+    assert [sum(map(len, found.sets[0].buckets)) for found in (kept, without)] == [2, 1]
 
 
 def test_a_clip_of_one_frame_has_a_dimension_for_it(tmp_path: Path, store: Store, studio: Any) -> None:
@@ -308,7 +339,7 @@ def test_checking_does_not_take_the_windows_of_a_file_for_copies(tmp_path: Path)
     write_clip(tmp_path / "a.mp4", 20, size=(64, 64))
     one = a_set(tmp_path, media="video", num_frames=5, windows=3)
 
-    found = check_set(one.config, one.backend, RULE, [], shape=BatchShape(), seed=0)
+    found = check_set(one.config, one.backend, RULE, Origins(Taking(), ()), shape=BatchShape(), seed=0)
 
     assert found.doubles == []
 
@@ -316,11 +347,12 @@ def test_checking_does_not_take_the_windows_of_a_file_for_copies(tmp_path: Path)
 def test_checking_decodes_clips_and_sounds(mixed: Path) -> None:
     def unreadable(media: str, **options: Any) -> set[str]:
         one = a_set(mixed, media=media, max_unreadable=1, **options)
-        found = check_set(one.config, one.backend, RULE, [], shape=BatchShape(), seed=0)
+        codec = Taking("audio", 8000, 1) if media == "audio" else Taking()
+        found = check_set(one.config, one.backend, RULE, Origins(codec, ()), shape=BatchShape(), seed=0)
         return {key for key, _ in found.unreadable}
 
     assert unreadable("video", num_frames=5, window="end") == {"ends.mkv"}
-    assert unreadable("audio") == set()
+    assert unreadable("audio") == {"silent.wav"}
 
 
 def test_the_page_plays_clips_and_sounds(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_tracker_that_was_left_behind_and_fails_later_tells_nobody() -> None:
     fanout = Fanout({"slow": tracker}, said.append)
     fanout.start(INFO)
     fanout.finish(Outcome.FINISHED, timeout_seconds=0.01)
-    threads = [thread for thread in threading.enumerate() if thread.name == "tracker slow"]
+    threads = [thread for thread in threading.enumerate() if thread.name == "tracker 'slow'"]
 
     tracker.go.set()
     for thread in threads:

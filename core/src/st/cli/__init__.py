@@ -8,6 +8,8 @@ signatures typer reads, and a tuple ``COMMANDS`` of them:
   ``-`` and a trailing ``_`` is dropped;
 - both: the function named as the file runs when no further command is given (``st plugins``), without arguments.
 
+Packages add commands through the entry-point group ``st.v1.commands``; ``st.cli.package`` loads those.
+
 A function's docstring is its help text. Its body imports what it needs; the file's top imports only typer and the
 standard library. Results go to standard output. A mistake of the user is raised as a StError and printed here.
 """
@@ -16,19 +18,23 @@ from __future__ import annotations
 
 import sys
 import traceback
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from st.errors import StError
+from st.errors import Interrupted, StError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from st.plugins.catalogue import Catalogue
+
 HELP = {
     "train": "Train from a run file.",
+    "ctl": "Steer a run while it trains.",
     "config": "Show what a run file means.",
     "plugins": "List what is installed, and check it.",
     "data": "Look at data sets without training.",
@@ -43,11 +49,46 @@ HELP = {
 
 
 class _CommandFiles(TyperGroup):
-    """Commands known by name and help line, whose files are imported when they are called."""
+    """Commands known by name and help line, whose files are imported when they are called; then those of packages."""
+
+    @cached_property
+    def installed(self) -> Catalogue:
+        """What packages offer, read once for each command line that asks."""
+        from st.plugins.catalogue import Catalogue
+
+        return Catalogue.scan()
+
+    @cached_property
+    def lines(self) -> dict[str, str]:
+        """The help line of each command of a package."""
+        from st.cli.package import described
+
+        return described(self.installed)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *self.lines]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        return own or (_stub(cmd_name, self.lines[cmd_name]) if cmd_name in self.lines else None)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        from st.cli.package import load_command
+
+        typed = args[0] if args else ""
+        if typed and typed not in HELP and not typed.startswith("-"):
+            found = load_command(typed, self.installed)
+            if found is not None:
+                return typed, found, args[1:]
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name else None, rest
+
+
+def _stub(name: str, line: str) -> Any:
+    """What the list of commands shows of one that is not imported."""
+    app = _typer(name)
+    app.command(name, help=line)(_nothing)
+    return typer.main.get_command(app)
 
 
 def _load(name: str) -> Any:
@@ -118,7 +159,8 @@ def application() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code.
 
-    0 finished, 1 failed, 2 configuration, 3 out of memory, 4 interrupted after saving.
+    0 finished, 1 failed, 2 configuration, 3 out of memory, 4 interrupted after saving, 128 plus the number of the
+    signal that ended it before it had saved.
     """
     try:
         application()(list(arguments), prog_name="st", obj=list(arguments))
@@ -127,6 +169,9 @@ def run(arguments: Sequence[str]) -> int:
     except StError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    except Interrupted as end:
+        print(end, file=sys.stderr)
+        return end.exit_code
     except Exception:
         traceback.print_exc()
         return 1
@@ -135,4 +180,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The ``st`` command."""
+    from st.report.enduring import hold_standard_streams
+
+    hold_standard_streams()
     sys.exit(run(sys.argv[1:]))

@@ -10,7 +10,6 @@ from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
     from st.data.cache.cache import Cache
-    from st.data.cache.origins import Origins
 
 
 def du(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) -> None:
@@ -27,14 +26,20 @@ def du(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) 
 
 
 def verify(file: RunFile, plugins: PluginNames = None, overrides: Overrides = None) -> None:
-    """Read every entry and compare its checksum. Ends with 1 where something is damaged.
+    """Read every entry and every table and compare checksums. Ends with 1 where something is damaged.
 
     A run encodes damaged entries again by itself; ``st cache prune`` takes them out.
     """
+    from st.data.sets.memory import damaged_tables
+
     cache = _opened(*_assembled(file, plugins, overrides))
-    entries = damaged = 0
+    entries, damaged = 0, len(cache.damaged_indexes)
     for _, found, spoiled in cache.verify():
         entries, damaged = entries + found, damaged + spoiled
+    for key, spoiled in damaged_tables(cache.store):
+        if spoiled:
+            damaged += 1
+            typer.echo(f"cache: {key!r} is damaged; the next run makes it again", err=True)
     typer.echo(f"{entries} entries, {damaged} damaged: {cache.store}")
     raise typer.Exit(1 if damaged else 0)
 
@@ -72,18 +77,19 @@ def explain(
     from st.data.cache.explanation import explain as reasons
     from st.errors import StError
     from st.report.report import Report
+    from st.train.sources import origins
     from st.train.stages import read_data
 
     config, active = _assembled(file, plugins, overrides)
     cache = _opened(config, active)
-    origins = _origins(config, active)
+    made_of = origins(config, active)
     rows = []
     for one in read_data(config, active, Report.silent()):
         for row in range(len(one.index)):
             key = one.index.key(row)
             if sample == key or sample.endswith(f"/{key}"):
                 rows += [
-                    (one.name, found.encoder, found.reads, found.state) for found in reasons(origins, cache, one, row)
+                    (one.name, found.encoder, found.reads, found.state) for found in reasons(made_of, cache, one, row)
                 ]
     if not rows:
         raise StError(
@@ -110,19 +116,11 @@ def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     from st.data.cache.pruning import needed_keys
     from st.report.rendering.asked import prompts_to_encode
     from st.report.report import Report
+    from st.train.sources import origins
     from st.train.stages import read_data
 
     sets = read_data(config, active, Report.silent())
-    return needed_keys(sets, _origins(config, active), cache, prompts_to_encode(config.validation))
-
-
-def _origins(config: Any, active: Any) -> Origins:
-    from st.data.cache.origins import Origins
-    from st.model.quantize.quantizer import text_encoders
-    from st.train.stages import brought_encoders
-
-    encoders = text_encoders(config.quantizer, active.family)
-    return Origins(active.family.codec(), encoders, features=brought_encoders(config, active, encoders))
+    return needed_keys(sets, origins(config, active), cache, prompts_to_encode(config.validation))
 
 
 def _megabytes(size_bytes: int) -> str:

@@ -1,15 +1,13 @@
 """``st data``: look at data sets without training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
-    from st.data.backend import DataBackend
-    from st.data.dataset import DatasetConfig
     from st.data.sets.pairing import Listed
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
@@ -29,22 +27,25 @@ def check(
     from st.data.inspect.checking import check_set, failure, lines
     from st.data.shape.buckets import BatchShape
     from st.errors import StError
+    from st.model.adapters.references import references_read, unsuited
     from st.settings.assembly import assemble
+    from st.train.sources import data_parts, origins
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
     shape = BatchShape(config.batch, ranks, config.accumulate)
-    encoders = active.family.text_encoders()
+    readers = origins(config, active)
+    read = references_read(active.family, config.adapter.build(config.adapter.options))
     failed = False
     listed = _references(config, active)
     for dataset in (one for one in config.datasets if one.name not in listed):
-        backend, transforms = _parts(active, dataset)
+        backend, transforms = data_parts(active, dataset)
         try:
             found = check_set(
                 dataset,
                 backend,
                 active.family.geometry,
-                encoders,
+                readers,
                 shape=shape,
                 seed=config.seed,
                 transforms=transforms,
@@ -52,6 +53,8 @@ def check(
             )
         except StError as error:
             found = failure(error, dataset.name)
+        if found.prepared and (problem := unsuited(repr(dataset.name), len(found.prepared.references), read)):
+            found.failures.append(problem.what)
         for line in lines(found, 10**9 if all_ else 20):
             typer.echo(line)
         failed |= bool(found.failures)
@@ -71,20 +74,16 @@ def show(
     from st.data.sets.prepare import prepare
     from st.report.report import Report
     from st.settings.assembly import assemble
+    from st.train.sources import data_parts
 
     config, active = assemble(file, plugins or (), overrides or ())
     _need_data(config)
-    backends, transforms = zip(*(_parts(active, dataset) for dataset in config.datasets), strict=True)
+    backends, transforms = zip(*(data_parts(active, dataset) for dataset in config.datasets), strict=True)
     rule, report = active.family.geometry, Report.silent()
     sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
     typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
-
-
-def _parts(active: "Plugins", dataset: "DatasetConfig") -> tuple["DataBackend", list[Any]]:
-    backend = active.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
-    return backend, [answer for _, answer in active.answers("st_sample_transform", dataset=dataset)]
 
 
 def _references(config: "RunConfig", active: "Plugins") -> dict[str, "Listed"]:
@@ -93,12 +92,13 @@ def _references(config: "RunConfig", active: "Plugins") -> dict[str, "Listed"]:
     from st.data.sets.pairing import check_names
     from st.data.sets.prepare import list_set
     from st.report.report import Report
+    from st.train.sources import data_parts
 
     check_names(config.datasets)
     found = {}
     for dataset in config.datasets:
         if dataset.options.role == REFERENCE:
-            backend, transforms = _parts(active, dataset)
+            backend, transforms = data_parts(active, dataset)
             found[dataset.name] = list_set(dataset, backend, report=Report.silent(), transforms=transforms)
     return found
 

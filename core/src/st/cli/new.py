@@ -19,15 +19,16 @@ class Kind(StrEnum):
     BACKEND = "backend"
     TRACKER = "tracker"
     HOOK = "hook"
+    COMMAND = "command"
 
 
 def new(
     kind: Annotated[Kind, typer.Argument(help="What the plugin is.")],
-    name: Annotated[str, typer.Argument(help="What run files call it: lower case, with hyphens.")],
+    name: Annotated[str, typer.Argument(help="What run files, or users, call it: lower case, with hyphens.")],
     directory: Annotated[Path | None, typer.Argument(help="Folder to write; st-NAME if not given.")] = None,
 ) -> None:
     """Write a plugin package that can be installed, tested and published as it is."""
-    words = _words(name)
+    words = _words(name, kind)
     folder = directory or Path(words["DISTRIBUTION"])
     files = write(kind, words, folder)
     typer.echo(f"wrote {len(files)} files to {folder}")
@@ -56,8 +57,9 @@ def write(kind: Kind, words: dict[str, str], folder: Path) -> list[Path]:
     return written
 
 
-def _words(name: str) -> dict[str, str]:
+def _words(name: str, kind: Kind) -> dict[str, str]:
     """What the placeholders of a template stand for. Raises StError for a name that no package could have."""
+    from st.cli import HELP
     from st.settings.config import RunOptions, section_names
 
     if not NAME.fullmatch(name):
@@ -69,7 +71,9 @@ def _words(name: str) -> dict[str, str]:
     if name.startswith("st-"):
         plain = name.removeprefix("st-")
         raise StError(f"{name!r}: the package is called st-NAME without being told.", fix=f"Try {plain!r}.")
-    if name in section_names() or name in RunOptions.model_fields:
+    if kind is Kind.COMMAND and name in HELP:
+        raise StError(f"{name!r} is a command of st already.", fix=f"Try 'my-{name}'.")
+    if kind is not Kind.COMMAND and (name in section_names() or name in RunOptions.model_fields):
         raise StError(f"{name!r} is a section of run files already.", fix=f"Try 'my-{name}'.")
     return {
         "DISTRIBUTION": f"st-{name}",

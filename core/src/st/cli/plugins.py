@@ -30,7 +30,13 @@ def plugins() -> None:
 
 
 def _state(plugin: Installed, api: int) -> str:
-    return "" if plugin.api == api else f"speaks plugin API {plugin.api}, not {api}: cannot be used"
+    from st.cli import HELP
+
+    if plugin.api != api:
+        return f"speaks plugin API {plugin.api}, not {api}: cannot be used"
+    if plugin.kind == "commands" and plugin.name in HELP:
+        return f"st has a command of this name: type st {plugin.distribution}:{plugin.name}"
+    return ""
 
 
 def check(
@@ -49,7 +55,7 @@ def check(
     names = [name] if name else [f"{plugin.kind}:{plugin.name}" for plugin in Catalogue.scan().usable]
     rows, failed = [], False
     for each in names:
-        command = [sys.executable, "-m", "st.plugins.checking", each, *(["--traceback"] if name else [])]
+        command = [sys.executable, "-P", "-m", "st.plugins.checking", each, *(["--traceback"] if name else [])]
         done = subprocess.run(command, capture_output=True, text=True)
         failed = failed or done.returncode != 0
         if name:
@@ -71,7 +77,9 @@ def why(name: Name) -> None:
     plugin = Catalogue.scan().find(name)
     typer.echo(f"{plugin.label} is the class {plugin.target}.")
     typer.echo(f"Installed in {distribution(plugin.distribution).locate_file('')}.")
-    if plugin.kind == "backends":
+    if plugin.kind == "commands":
+        typer.echo(f"It is typed: st {plugin.name}")
+    elif plugin.kind == "backends":
         typer.echo(f'It takes part in runs that have a data set with url = "{plugin.name}:...".')
     else:
         typer.echo(f'It takes part in runs that name it: --plugins {plugin.name}, or plugins = ["{plugin.name}"].')

@@ -23,8 +23,8 @@ def train(
 ) -> None:
     """Train from a run file.
 
-    Ends with 0 when finished, 1 when failed, 2 for settings that cannot be used, 3 when out of memory and 4 when
-    interrupted after saving.
+    Ends with 0 when finished, 1 when failed, 2 for settings that cannot be used, 3 when out of memory, 4 when
+    interrupted after saving, and 128 plus the signal's number where a signal ended it before it had saved.
     """
     from st.settings.assembly import assemble
 
@@ -35,8 +35,11 @@ def train(
 
         print_plan(config, active)
         return
-    from st.train.ranks.launch import INTERRUPTED, run_ranks
+    from st.importing import wait_passively
+    from st.train.beside.listening import SAVED
+    from st.train.ranks.launch import run_ranks
 
+    wait_passively(config.device)
     status = run_ranks(config.ranks, config.device, ctx.obj)
     if status is not None:
         raise typer.Exit(status)
@@ -44,7 +47,7 @@ def train(
     from st.train.run import execute
 
     outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
-    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: INTERRUPTED, Outcome.FAILED: 1}[outcome])
+    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: SAVED, Outcome.FAILED: 1}[outcome])
 
 
 COMMANDS = (train,)

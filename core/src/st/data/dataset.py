@@ -128,7 +128,8 @@ class DatasetOptions(Options):
     repeats: int = Field(0, ge=0)
     """Further passes over this data set in each epoch. 0 shows each sample once."""
     weight: float = Field(1.0, gt=0)
-    """How often this data set is drawn from, relative to its length and to the other data sets' weights."""
+    """How often this data set is drawn from, relative to its length and to the other data sets' weights: with twice the
+    weight of another, twice in the epoch in which that one is seen once."""
     max_samples: int = Field(0, ge=0)
     """Use only this many samples, the same ones every time. 0 uses all."""
     start_step: int = Field(0, ge=0)

@@ -18,8 +18,13 @@ class Geometry:
     seconds: float = 0.0
 
     def __str__(self) -> str:
+        return self.label if self.height else f"{self.seconds:g}s"
+
+    @property
+    def label(self) -> str:
+        """The same, exactly: no two geometries share it. Nine digits tell any two lengths of 32 bits apart."""
         if not self.height:
-            return f"{self.seconds:g}s"
+            return f"{self.seconds:.9g}s"
         clip = "" if self.frames == 1 else f"x{self.frames}"
         return f"{self.width}x{self.height}{clip}"
 

@@ -74,11 +74,16 @@ class Plugins:
 
     def answers(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """(plugin name, answer) of each active plugin that has one, in the order of the plugin list."""
-        implementations = reversed(getattr(self.pm.hook, hook).get_hookimpls())
-        asked = (
-            (one.plugin_name, one.function(*(arguments[name] for name in one.argnames))) for one in implementations
-        )
+        asked = ((name, call()) for name, call in self.calls(hook, **arguments))
         return [(name, answer) for name, answer in asked if answer is not None]
+
+    def calls(self, hook: str, **arguments: Any) -> list[tuple[str, Callable[[], Any]]]:
+        """(plugin name, its call of the hook, yet to be made), in the order of the plugin list."""
+        implementations = reversed(getattr(self.pm.hook, hook).get_hookimpls())
+        return [
+            (one.plugin_name, partial(one.function, *(arguments[name] for name in one.argnames)))
+            for one in implementations
+        ]
 
     def stateful(self) -> list[tuple[str, Any]]:
         """(name, plugin) of each plugin with a state for checkpoints: it has state_dict and load_state_dict."""
@@ -238,6 +243,10 @@ class Activation:
         self._backends.append(Active.of(installed, cls))
 
     def _check_name(self, installed: Installed) -> None:
+        if installed.kind == "commands":
+            raise PluginError(
+                f"{installed.label} is a command, which takes part in no run.", fix=f"Type it: st {installed.name}"
+            )
         if installed.name in self.reserved:
             raise PluginError(f"{installed.label} has the name of a section of every run file: [{installed.name}].")
         if installed.name in self.names:

@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-Kind = Literal["models", "backends", "trackers", "hooks"]
-KINDS: tuple[Kind, ...] = ("models", "backends", "trackers", "hooks")
-_GROUP = re.compile(r"st\.v(\d+)\.(models|backends|trackers|hooks)")
+Kind = Literal["models", "backends", "trackers", "hooks", "commands"]
+KINDS: tuple[Kind, ...] = ("models", "backends", "trackers", "hooks", "commands")
+_GROUP = re.compile(r"st\.v(\d+)\.(models|backends|trackers|hooks|commands)")
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A plugin that an installed distribution offers. target: ``module:Class``. api: the major version it speaks."""
+    """A plugin that an installed distribution offers.
+
+    target: ``module:Class``. api: the major version it speaks. summary: the distribution's, of a command.
+    """
 
     name: str
     kind: Kind
@@ -33,6 +36,7 @@ class Installed:
     version: str
     target: str
     api: int
+    summary: str = ""
 
     @property
     def label(self) -> str:
@@ -67,9 +71,13 @@ class Catalogue:
         return tuple(plugin for plugin in self.everything if plugin.api == st.API[0])
 
     def named(self, name: str, kind: Kind | None = None) -> list[Installed]:
-        """The usable plugins of this name; several where packages share one. ``models:name`` asks for a kind."""
+        """The usable plugins of this name; several where packages share one. ``models:name`` asks for a kind.
+
+        A command, which takes part in no run, is meant only where nothing else has its name.
+        """
         kind, name = split_kind(name, kind)
-        return [plugin for plugin in self.usable if plugin.name == name and kind in (None, plugin.kind)]
+        found = [plugin for plugin in self.usable if plugin.name == name and kind in (None, plugin.kind)]
+        return [plugin for plugin in found if plugin.kind != "commands"] or found
 
     def find(self, name: str, kind: Kind | None = None) -> Installed:
         """The one plugin of this name. Raises PluginError saying what to install, to spell or to say instead."""
@@ -80,9 +88,28 @@ class Catalogue:
             raise _ambiguous(found)
         raise self._missing(*split_kind(name, kind))
 
+    def command(self, name: str) -> Installed:
+        """The command that is typed so; ``package:name`` chooses between two. Raises PluginError saying how."""
+        package, _, bare = name.rpartition(":")
+        found = [plugin for plugin in self.named(bare, "commands") if package in ("", plugin.distribution)]
+        if len(found) == 1:
+            return found[0]
+        raise _ambiguous(found) if found else self._missing("commands", bare)
+
+    def commands(self) -> dict[str, list[Installed]]:
+        """The usable commands by what is typed for each; several where packages share a name."""
+        found: dict[str, list[Installed]] = {}
+        for plugin in self.usable:
+            if plugin.kind == "commands":
+                found.setdefault(plugin.name, []).append(plugin)
+        return found
+
     def names(self, kind: Kind | None = None) -> list[str]:
         """The names of usable plugins, sorted."""
-        return sorted({plugin.name for plugin in self.usable if kind in (None, plugin.kind)})
+        chosen = [
+            plugin for plugin in self.usable if plugin.kind == kind or (kind is None and plugin.kind != "commands")
+        ]
+        return sorted({plugin.name for plugin in chosen})
 
     def kinds(self, name: str) -> set[Kind]:
         """The kinds of which a plugin of this name exists, installed or known, of whatever API."""
@@ -118,6 +145,12 @@ def split_kind(name: str, kind: Kind | None = None) -> tuple[Kind | None, str]:
 def _ambiguous(found: list[Installed]) -> PluginError:
     packages = " and ".join(f"{plugin.distribution} {plugin.version} ({plugin.kind})" for plugin in found)
     name, kinds = found[0].name, {plugin.kind for plugin in found}
+    if kinds == {"commands"}:
+        typed = " or ".join(f"st {plugin.distribution}:{name}" for plugin in found)
+        removed = " or ".join(f"pip uninstall {plugin.distribution}" for plugin in found)
+        return PluginError(
+            f"several packages provide command {name!r}: {packages}.", why=f"Type {typed},", fix=f"or {removed}"
+        )
     if len(kinds) == len(found):
         fix = "Say " + " or ".join(repr(f"{plugin.kind}:{name}") for plugin in found) + "."
     else:
@@ -142,7 +175,9 @@ def _installed() -> list[Installed]:
         for entry in distribution.entry_points:
             if group := _GROUP.fullmatch(entry.group):
                 api, kind = int(group[1]), cast("Kind", group[2])
-                plugin = Installed(entry.name, kind, package, distribution.version, entry.value, api)
+                told = kind == "commands" and "Summary" in distribution.metadata
+                summary = distribution.metadata["Summary"] if told else ""
+                plugin = Installed(entry.name, kind, package, distribution.version, entry.value, api, summary)
                 # The first on sys.path is the one that an import would find.
                 found.setdefault((package, api, kind, entry.name), plugin)
     return sorted(found.values(), key=lambda plugin: (KINDS.index(plugin.kind), plugin.name, plugin.distribution))

@@ -11,7 +11,7 @@ from st.errors import StError
 from st.plugins.activation import hook_manager
 from st.plugins.builtin import Builtin
 from st.plugins.catalogue import Catalogue
-from st.plugins.loading import at_border, is_local, load, load_local
+from st.plugins.loading import at_border, command_of, is_local, load, load_local
 from st.registrar import Registrar
 
 HEAVY = ("torch", "numpy", "diffusers", "transformers", "accelerate")
@@ -27,7 +27,9 @@ def check(name: str) -> str:
     if cls is None:
         cls = load(installed)
     notes = [f"imports {library} at once, which slows every command" for library in HEAVY if library in sys.modules]
-    if installed.kind != "backends":
+    if installed.kind == "commands":
+        at_border(installed, "is no command line", lambda: command_of(installed.name, cls))
+    elif installed.kind != "backends":
         try:
             options = cls.Options()
         except ValidationError:

@@ -88,18 +88,21 @@ def _kind_of(cls: Any) -> Kind:
     from st.report.tracker import Tracker
 
     bases: dict[type, Kind] = {ModelFamily: "models", Tracker: "trackers", DataBackend: "backends"}
-    return next((kind for base, kind in bases.items() if isinstance(cls, type) and issubclass(cls, base)), "hooks")
+    other: Kind = "commands" if hasattr(cls, "command") and not hasattr(cls, "Options") else "hooks"
+    return next((kind for base, kind in bases.items() if isinstance(cls, type) and issubclass(cls, base)), other)
 
 
 def check_class(plugin: Installed, cls: object) -> type[Any]:
     """``cls`` if it is what every plugin is: a documented class with nested Options that is made from them.
 
-    Raises PluginError.
+    A command has neither: what is typed are its options. Raises PluginError.
     """
     if not isinstance(cls, type):
         raise PluginError(f"{plugin.label}: {plugin.target!r} is not a class but {type(cls).__name__}.")
     if not (cls.__doc__ or "").strip():
         raise PluginError(f"{plugin.label}: {cls.__name__} has no docstring.", fix="One line says what it does.")
+    if plugin.kind == "commands":
+        return _check_command(plugin, cls)
     options = getattr(cls, "Options", None)
     if not (isinstance(options, type) and issubclass(options, Options)):
         fix = "Nest one in it: class Options(st.Options): ..."
@@ -115,6 +118,30 @@ def check_class(plugin: Installed, cls: object) -> type[Any]:
         what = f"{plugin.label}: {cls.__name__} cannot be made as {signature}."
         raise PluginError(what, why=f"Its signature is {cls.__name__}{inspect.signature(cls)}.") from None
     _check_hooks(plugin, cls)
+    return cls
+
+
+def command_of(name: str, cls: type[Any]) -> Any:
+    """What typer makes of a command's class: of its function, or of its app. The class says what it does."""
+    import typer
+
+    command: Any = inspect.getattr_static(cls, "command")
+    if isinstance(command, typer.Typer):
+        made = typer.main.get_group(command)
+        made.name, made.help = name, made.help or inspect.getdoc(cls)
+        return made
+    app = typer.Typer(name=name, rich_markup_mode=None, add_completion=False)
+    app.command(name, help=inspect.getdoc(command.__func__) or inspect.getdoc(cls))(command.__func__)
+    return typer.main.get_command(app)
+
+
+def _check_command(plugin: Installed, cls: type[Any]) -> type[Any]:
+    import typer
+
+    command = inspect.getattr_static(cls, "command", None)
+    if not isinstance(command, (staticmethod, typer.Typer)):
+        fix = "Give it one: @staticmethod above def command(...), or command = typer.Typer()"
+        raise PluginError(f"{plugin.label}: {cls.__name__} has no function or app named command.", fix=fix)
     return cls
 
 

@@ -17,7 +17,7 @@ Location = tuple[str | int, ...]
 """A place in the settings: ("optimizer", "lr"), ("dataset", 0, "url")."""
 
 ENVIRONMENT_PREFIX = "ST_"
-NOT_SETTINGS = frozenset({"ST_TRACE_HOOKS", "ST_LAUNCHED"})
+NOT_SETTINGS = frozenset({"ST_TRACE_HOOKS", "ST_LAUNCHED", "ST_LAUNCHER"})
 """Environment variables of ours that are no settings."""
 
 _PLACEHOLDER = re.compile(r"\{env:([^{}]*)\}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from st.report.enduring import enduring
 from st.report.log.duration import duration
 
 if TYPE_CHECKING:
@@ -49,13 +50,13 @@ class Console(ABC):
 
 
 def open_console(kind: ConsoleKind, line_seconds: float, stream: TextIO | None = None) -> Console:
-    """The console that suits ``stream`` (the process's standard error)."""
-    stream = stream or sys.stderr
+    """The console that suits ``stream`` (the process's standard error). One that goes away ends no run."""
+    lasting = enduring(stream or sys.stderr)
     if kind == "off":
         return NoConsole()
-    if kind == "auto" and stream.isatty():
-        return RichConsole(stream)
-    return PlainConsole(stream, line_seconds)
+    if kind == "auto" and lasting.isatty():
+        return RichConsole(lasting)
+    return PlainConsole(lasting, line_seconds)
 
 
 def summary(metrics: Mapping[str, float], steps_left: int) -> str:

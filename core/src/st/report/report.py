@@ -6,8 +6,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -15,7 +16,7 @@ from pydantic import Field
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
-from st.report.fanout import Fanout
+from st.report.fanout import Audience, Fanout, attempt
 from st.report.log.events import FILE, EventLog
 from st.report.readings import Readings, Spoiled
 from st.report.slowdown import SlowDown
@@ -47,25 +48,30 @@ class ReportOptions(Options):
     """Seconds that trackers get to finish after the run; one that hangs is then left behind."""
 
 
-class Stage:
-    """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe."""
+PROGRESS_SECONDS = 0.2
+"""Between two events of the progress of one stage, to those who listen."""
 
-    def __init__(self, name: str, total: int, console: Console) -> None:
+
+class Stage:
+    """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe. advanced: told of the work."""
+
+    def __init__(self, name: str, total: int, advanced: Callable[[Stage], None]) -> None:
         self.name, self.total, self.done = name, total, 0
-        self._console, self._lock = console, threading.Lock()
-        self._shown: float = 0
+        self.shown: float = 0
+        self.told = 0.0
+        self._advanced, self._lock = advanced, threading.Lock()
 
     def advance(self, n: int = 1) -> None:
         with self._lock:
             self.done += n
-            self._shown = max(self._shown, self.done)
-        self._console.stage(self.name, self._shown, self.total)
+            self.shown = max(self.shown, self.done)
+        self._advanced(self)
 
     def at(self, done: float) -> None:
         """Show that so many pieces are done, a part of one included, before they are counted."""
         with self._lock:
-            self._shown = max(self._shown, done)
-        self._console.stage(self.name, self._shown, self.total)
+            self.shown = max(self.shown, done)
+        self._advanced(self)
 
 
 class Report:
@@ -81,6 +87,9 @@ class Report:
         self.options = options
         self._log, self._console = log, console
         self._fanout = Fanout({}, self.warn)
+        self._audience = Audience(self.warn)
+        self.advanced = 0
+        """Pieces of work that stages have done so far."""
         self._info: RunInfo | None = None
         self._mean = mean
         self._readings = Readings(mean=mean)
@@ -155,6 +164,18 @@ class Report:
         """Note something that may not be what was meant."""
         self.note(text, kind="warning")
 
+    def listen(self, name: str, listener: Callable[[Mapping[str, object]], object]) -> None:
+        """Have ``listener`` called with every event from here on, on a thread of its own, in their order; rank 0 only.
+
+        An event is what the event log has, a mapping with ``time`` and ``event``: ``note`` (kind, text, facts; among
+        the kinds are checkpoint, export and request), ``stage``, ``train``, ``step`` and ``metrics`` (numbers),
+        ``pictures``, ``finish``; and, not in the log, ``progress`` (name, done, total) of the stage under way. A
+        listener that raises is off from there, one that is slow misses numbers and progress; neither touches the run.
+        name: what reports call it.
+        """
+        if self._log is not None:
+            self._audience.add(name, listener)
+
     def dropped(self, dataset: str, key: str, reason: str) -> None:
         """Count a sample that is not used. ``reason`` up to its first colon is what samples are counted by."""
         group = (dataset, reason.partition(":")[0])
@@ -167,7 +188,7 @@ class Report:
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show the progress of ``total`` pieces of work: ``with report.stage("encoding latents", 480) as stage``."""
-        stage = Stage(name, total, self._console)
+        stage = Stage(name, total, self._advanced)
         started = monotonic()
         with self.pause(name), self._doing(name):
             try:
@@ -247,11 +268,10 @@ class Report:
 
         with self._page_lock:
             self._thumbnails = self._thumbnails or Thumbnails()
-            try:
-                return write_page(self._info.directory, self._thumbnails)
-            except OSError as error:
-                self._console.line(f"report.html could not be written: {error}", "warning")
-                return None
+            page, error = attempt(partial(write_page, self._info.directory, self._thumbnails))
+        if error is not None:
+            self._console.line(f"report.html could not be written: {type(error).__name__}: {error}", "warning")
+        return page
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
@@ -259,16 +279,31 @@ class Report:
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
+        self._audience.finish(self.options.tracker_seconds)
         self.page()
         self._console.close()
         if self._log is not None:
             self._log.close()
 
+    def abandon(self, outcome: Outcome, why: str) -> None:
+        """The process ends where it is: the last event, without waiting for anybody."""
+        self._write("finish", step=self._step, outcome=outcome.value, why=why)
+
+    def _advanced(self, stage: Stage) -> None:
+        self.advanced += 1
+        self._console.stage(stage.name, stage.shown, stage.total)
+        now = monotonic()
+        if self._audience and (now - stage.told >= PROGRESS_SECONDS or stage.done >= stage.total):
+            stage.told = now
+            facts = {"name": stage.name, "done": stage.done, "total": stage.total}
+            self._audience.tell({"time": time(), "event": "progress", **facts}, droppable=True)
+
     def _write(self, event: str, **facts: object) -> None:
         if self._log is None:
             return
         try:
-            self._log.write(event, **facts)
+            written = self._log.write(event, **facts)
+            self._audience.tell(written, droppable=event in ("step", "metrics"))
         except OutputUnwritable as error:
             if not self._log_broken:
                 self._console.line(f"{error}; events are lost until it can", "error")

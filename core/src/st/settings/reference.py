@@ -55,6 +55,8 @@ def describe(names: Iterable[str], catalogue: Catalogue | None = None) -> Descri
     plugins = []
     for name in names:
         installed, cls = load_local(name) if is_local(name) else _load(catalogue.find(name))
+        if installed.kind == "commands":
+            raise ReferenceUnknown(f"{name!r} is a command, without settings.", fix=f"Type st {installed.name} --help")
         plugins.append((installed, cls))
         if installed.kind == "backends":
             registrar.add(BACKEND, installed.name, cls, cls.Options)

@@ -12,11 +12,13 @@ import pytest
 
 if TYPE_CHECKING:
     from st.testing.backends import DataBackendTests as DataBackendTests
+    from st.testing.commands import CommandTests as CommandTests
     from st.testing.declared import not_applicable as not_applicable
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
+    from st.testing.hooks import ValidatorTests as ValidatorTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from st.testing.trackers import TrackerTests as TrackerTests
     from st.testing.updates import OptimizerTests as OptimizerTests
     from st.testing.updates import ScheduleTests as ScheduleTests
-    from st.testing.validators import ValidatorTests as ValidatorTests
 
 _HOME = {
     "BlockMiddlewareTests": "st.testing.middleware",
     "CliResult": "st.testing.runs",
+    "CommandTests": "st.testing.commands",
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
     "Judge": "st.testing.subjects.judge",
@@ -43,7 +45,7 @@ _HOME = {
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",
     "TrackerTests": "st.testing.trackers",
-    "ValidatorTests": "st.testing.validators",
+    "ValidatorTests": "st.testing.hooks",
     "example_batch": "st.testing.examples",
     "example_noised": "st.testing.examples",
     "not_applicable": "st.testing.declared",

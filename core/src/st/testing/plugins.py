@@ -23,6 +23,17 @@ def heavy_imports_of(code: str) -> list[str]:
     return done.stdout.rpartition("heavy:")[2].split()
 
 
+def loaded(plugin: str) -> tuple[Installed, type]:
+    """A plugin's class, by the name of its entry point or as ``file.py:Class``."""
+    from st.plugins.catalogue import Catalogue
+    from st.plugins.loading import is_local, load, load_local
+
+    if is_local(plugin):
+        return load_local(plugin)
+    installed = Catalogue.scan().find(plugin)
+    return installed, load(installed)
+
+
 class PluginTests(Conformance):
     """plugin: what run files call it: the name of its entry point, whose package is installed, or ``file.py:Class``."""
 
@@ -57,10 +68,4 @@ class PluginTests(Conformance):
         return self._loaded()[1]
 
     def _loaded(self) -> tuple[Installed, type]:
-        from st.plugins.catalogue import Catalogue
-        from st.plugins.loading import is_local, load, load_local
-
-        if is_local(self.plugin):
-            return load_local(self.plugin)
-        installed = Catalogue.scan().find(self.plugin)
-        return installed, load(installed)
+        return loaded(self.plugin)

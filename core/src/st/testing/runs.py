@@ -129,6 +129,37 @@ class TinyRunner:
         plugins: installed plugins by name, or ``file.py:Class``. text: more of the run file. resume: a run whose output
         folder is used again.
         """
+        run = self.ended(plugins, text, steps=steps, batch=batch, accumulate=accumulate, resume=resume)
+        assert run.result.code == 0, f"st train ended with {run.result.code}:\n{run.result.err}\n{run.result.out}"
+        return run
+
+    def ended(
+        self,
+        plugins: Sequence[str] = (),
+        text: str = "",
+        *,
+        steps: int = 3,
+        batch: int = 2,
+        accumulate: int = 1,
+        resume: TinyRun | None = None,
+    ) -> TinyRun:
+        """The same, however it ends."""
+        file = self.file(plugins, text, steps=steps, batch=batch, accumulate=accumulate, resume=resume)
+        result = call_cli("train", file, *(["--resume"] if resume else []))
+        return TinyRun(resume.directory if resume else file.with_suffix(""), result)
+
+    def file(
+        self,
+        plugins: Sequence[str] = (),
+        text: str = "",
+        *,
+        steps: int = 3,
+        batch: int = 2,
+        accumulate: int = 1,
+        resume: TinyRun | None = None,
+    ) -> Path:
+        """Write the run file, for a process of its own; its path. The output folder is named as the file, unless a run
+        is resumed."""
         self.count += 1
         directory = resume.directory if resume else self.root / f"run-{self.count}"
         file = self.root / f"run-{self.count}.toml"
@@ -140,9 +171,7 @@ class TinyRunner:
         }
         counts = {"steps": steps, "batch": batch, "accumulate": accumulate}
         file.write_text(RUN_FILE.format(**settings, **counts, text=text), encoding="utf-8")
-        result = call_cli("train", file, *(["--resume"] if resume else []))
-        assert result.code == 0, f"st train ended with {result.code}:\n{result.err}\n{result.out}"
-        return TinyRun(directory, result)
+        return file
 
     def _checkpoint(self) -> Path:
         from st.testing.subjects.tiny import TinyFamily

@@ -16,6 +16,7 @@ from st.train.saving.state import read_state
 from st.train.updates.average import Average
 from st.train.updates.groups import split
 from st.train.updates.optimizer import HasEvaluationMode, Measured
+from st.train.updates.schedule import without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -158,6 +159,8 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> L
             why="that optimizer keeps weights of its own to be used in place of the trained ones",
             fix="leave [average] out",
         )
+    for sentence in without_effect(config.schedule.options, run.total_steps):
+        run.report.warn(sentence)
     schedule: Schedule = config.schedule.build(optimizer, config.schedule.options, run.total_steps)
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     adapter_parameters = [p for group in groups for p in group["params"]]

@@ -11,6 +11,7 @@ from st.randomness import Draws
 from st.report.report import Report
 from st.settings.assembly import assemble_saved
 from st.train.assembly import build_objective, load_denoiser
+from st.train.beside.jobs import Jobs
 from st.train.parts.run import Run
 from st.train.ranks.ranks import Single, choose_device
 from st.train.saving.output import SETTINGS
@@ -39,7 +40,8 @@ def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]
     vault.verify(step)
     device = choose_device(config.device)
     family, adapter = plugins.family, config.adapter.build(config.adapter.options)
-    denoiser = load_denoiser(config, family, adapter, device, Report.silent())
+    report = Report.silent()
+    denoiser = load_denoiser(config, family, adapter, device, report)
     groups = adapter.attach(denoiser, family.adapter_targets(), family.adapter_formats())
     state = vault.path(step) / "state"
     evaluated = (state / "evaluated.json").is_file()
@@ -60,9 +62,10 @@ def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]
         objective=build_objective(config, family),
         ranks=Single(device),
         device=device,
-        report=Report.silent(),
+        report=report,
         draws=lambda batch: Draws(config.seed, batch.indices, device),
         total_steps=step,
+        jobs=Jobs(report.warn),
     )
     run.progress.step = step
     return run, plugins

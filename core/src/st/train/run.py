@@ -19,31 +19,39 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     resume: go on from the newest whole checkpoint of the output folder. accepted: settings that may differ from those
     the run was started with. Raises StError for what a user can mend; the run is then closed properly.
     """
-    with importing():
-        from st.train import stages
-        from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
-        from st.train.loop import train
+    from st.train.beside.listening import Listening
 
-    ranks = stages.start_ranks(config, plugins)
-    with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
-        sets = stages.read_data(config, plugins, report)
-        encoded = stages.encode(config, plugins, sets, ranks, report)
-        loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
-        run = stages.load_model(config, plugins, loader, ranks, report)
-        saved = stages.newest_checkpoint(folder, report) if resume else None
-        groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
-        learner = build_learner(run, groups, plugins)
-        with stages.session(run, learner, loader, plugins, folder) as session:
-            if saved is not None:
-                with ranks.doing("resuming"):
-                    session.restore(saved)
-            step = session.guarded(build_step(run, learner, plugins))
-            stages.describe(session, encoded[0])
-            trackers = plugins.trackers if ranks.main else {}
-            report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
-            session.measure_start(predictor(run))
-            with ranks.doing("training"):
-                outcome = train(run, step, iter(loader), session.announce())
-            session.finish(outcome)
-            stages.export(session, outcome, encoded[0])
+    with Listening(config.checkpoint.grace_seconds) as listening:
+        with importing():
+            from st.train import stages
+            from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+            from st.train.closing import session as session_of
+            from st.train.loop import train
+
+        ranks = stages.start_ranks(config, plugins)
+        with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
+            listening.open(report, folder.directory if ranks.main else None)
+            stages.introduce(plugins, report)
+            sets = stages.read_data(config, plugins, report)
+            encoded = stages.encode(config, plugins, sets, ranks, report)
+            loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
+            run = stages.load_model(config, plugins, loader, ranks, report, requests=listening.requests)
+            saved = stages.newest_checkpoint(folder, report) if resume else None
+            groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
+            learner = build_learner(run, groups, plugins)
+            with session_of(run, learner, loader, plugins, folder) as session:
+                if saved is not None:
+                    with ranks.doing("resuming"):
+                        session.restore(saved)
+                step = session.guarded(build_step(run, learner, plugins))
+                stages.describe(session, encoded[0])
+                trackers = plugins.trackers if ranks.main else {}
+                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
+                session.measure_start(predictor(run))
+                listening.defer(session.moved, session.is_saved)
+                with ranks.doing("training"):
+                    outcome = train(run, step, iter(loader), session.announce())
+                session.finish(outcome)
+                stages.export(session, outcome, encoded[0])
+                session.require_saved()
     return outcome

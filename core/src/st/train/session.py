@@ -6,10 +6,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import StError
+from st.errors import OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
+from st.report.fanout import attempt
 from st.train.loop import Announce
 from st.train.saving.state import read_state, snapshot
+from st.train.steering import RATE, Steering, headway
 from st.train.updates.groups import check_saved, keep_settings
 from st.train.updates.optimizer import HasEvaluationMode
 from st.train.validation.measures import Measures, measures
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
-    from st.train.stop import Stop
     from st.train.validation.measures import Measure
 
     Predict = Callable[[Noised, Batch], Tensor]
+
+HOOK_SECONDS = 600.0
+"""How long the end of a run waits for plugins that were told of a checkpoint."""
 
 
 @dataclass(slots=True)
@@ -42,7 +46,7 @@ class Session:
     """One run while it is being trained.
 
     measures: what is measured, and when. measured: the last value of each metric. outcome: how the loop ended, once it
-    has.
+    has. whole: no optimizer step is half taken.
     """
 
     run: Run
@@ -51,11 +55,12 @@ class Session:
     plugins: Plugins
     folder: OutputFolder
     saver: Saver
-    stop: Stop
     measures: Measures = field(default_factory=Measures, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
     measured: dict[str, float] = field(default_factory=dict, init=False)
+    unwritable: OutputUnwritable | None = field(default=None, init=False)
+    whole: bool = field(default=True, init=False)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
@@ -70,13 +75,22 @@ class Session:
             self.save()
         self.measure()
 
-    def stop_requested(self) -> bool:
-        """Whether any rank was told to stop."""
-        return self.run.ranks.any(self.stop.requested)
-
     def announce(self) -> Announce:
         """What the loop tells this session."""
-        return Announce(self.step_end, self.stop_requested)
+        return Announce(self.step_end, Steering(self, self.run.requests).stop_requested)
+
+    def moved(self) -> object:
+        """Changes while the run gets on; asked from another thread."""
+        return headway(self)
+
+    def is_saved(self) -> bool:
+        """Whether a checkpoint of this very step is on the disk."""
+        return self.run.progress.step in self.folder.vault.steps()
+
+    def set_rate(self, factor: float) -> None:
+        """Multiply all learning rates from the next step on; what was saved at this step is no longer all of it."""
+        self.learner.schedule.factor = factor
+        self.saved_at = None
 
     def measure_start(self, predict: Predict) -> None:
         """Set up validation and evaluation, and measure before the first step where that was asked for."""
@@ -93,6 +107,10 @@ class Session:
         if step != self.run.total_steps and (due := self.measures.due(step)):
             self._measure(due)
 
+    def measure_now(self) -> None:
+        """Run every validation, due or not."""
+        self._measure(self.measures.each)
+
     def averaged(self) -> AbstractContextManager[None]:
         """The weights to use in place of the trained ones: the moving average, or those of the optimizer, if any."""
         if self.learner.average is not None:
@@ -105,7 +123,10 @@ class Session:
 
         def update() -> UpdateStats:
             self.saver.copied()
-            return step.update()
+            self.whole = False
+            stats = step.update()
+            self.whole = True
+            return stats
 
         return replace(step, update=update)
 
@@ -157,6 +178,8 @@ class Session:
                 states["evaluated"] = snapshot(self._whole_adapter())
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
+        if learner.schedule.factor != 1:
+            states["steered"] = {RATE: learner.schedule.factor}
         for name, plugin in self.plugins.stateful():
             states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
@@ -181,6 +204,9 @@ class Session:
             learner.scaler.load_state_dict(_optional(directory, "scaler", "precision"))
         for name, plugin in self.plugins.stateful():
             plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
+        if (directory / "steered.json").exists():
+            learner.schedule.factor = float(read_state(directory, "steered")[RATE])
+            run.report.note(f"{RATE} is {learner.schedule.factor:g} times its own, as was asked before")
         self.saved_at = run.progress.step
         run.report.note(f"resumed at step {step}", kind="resumed", step=step)
 
@@ -189,18 +215,58 @@ class Session:
         return {name: ranks.gather(ranks.part(tensor), tensor) for name, tensor in state.items()}
 
     def announce_saved(self, checkpoint: Checkpoint) -> None:
-        """Tell plugins that a checkpoint is complete; called from the thread that wrote it."""
-        self.plugins.pm.hook.st_checkpoint_saved(run=self.run, checkpoint=checkpoint)
+        """Tell plugins that a checkpoint is complete, each on a thread of its own; called from the one that wrote."""
+        for name, call in self.plugins.calls("st_checkpoint_saved", run=self.run, checkpoint=checkpoint):
+            what = f"st_checkpoint_saved of plugin {name!r} for step {checkpoint.step}"
+            self.run.jobs.submit(what, call, lane=f"plugin {name}", attempts=1, drain_seconds=HOOK_SECONDS)
+
+    def announce_exported(self, files: Sequence[Path]) -> None:
+        """Tell plugins what was written for other programs. One that raises is named, and harms nothing."""
+        for name, call in self.plugins.calls("st_exported", run=self.run, files=files):
+            self.told(name, "st_exported", call)
+
+    def told(self, name: str, hook: str, call: Callable[[], object]) -> None:
+        """Make a plugin's call of a hook that the run does not depend on."""
+        _, error = attempt(call)
+        if error is not None:
+            self.run.report.note(
+                f"plugin {name!r} failed in {hook}: {type(error).__name__}: {error}", kind="error", plugin=name
+            )
 
     def finish(self, outcome: Outcome) -> None:
         """The last checkpoint, and for a finished run the last measurement."""
         self.outcome = outcome
-        if self.saved_at != self.run.progress.step:
-            self.save()
-        if outcome is Outcome.FINISHED:
-            self._measure(self.measures.untaken(self.run.progress.step))
-        self.saver.wait()
+        try:
+            if self.saved_at != self.run.progress.step:
+                self.save()
+            if outcome is Outcome.FINISHED:
+                self._measure(self.measures.untaken(self.run.progress.step))
+            self.saver.wait()
+        except OutputUnwritable as error:
+            # What was learned is still in memory, and is exported.
+            self.unwritable = error
         self.run.ranks.barrier("the last checkpoint")
+
+    def rescue(self, error: Exception) -> None:
+        """After an error that has nothing to do with what was learned, save it: only where no other rank is needed."""
+        known = isinstance(error, (RunFailed, OutputUnwritable, RankLost))
+        if known or not self.whole or self.run.ranks.size > 1 or self.saved_at == self.run.progress.step:
+            return
+        try:
+            self.save()
+            self.saver.wait()
+        except StError as further:
+            self.run.report.warn(f"step {self.run.progress.step} could not be saved after the error: {further}")
+
+    def require_saved(self) -> None:
+        """Raises OutputUnwritable, on every rank, where the last checkpoint of the run could not be written."""
+        run = self.run
+        if run.ranks.any(run.ranks.main and not self.is_saved()):
+            step = run.progress.step
+            raise self.unwritable or OutputUnwritable(
+                f"the last checkpoint, of step {step}, could not be written",
+                fix=f"make room on the disk of {self.folder.vault.directory}, then go on with --resume",
+            )
 
     def _keep_best(self, metric: str, now: Mapping[str, float]) -> None:
         """now: what was measured at this step."""

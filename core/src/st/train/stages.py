@@ -15,20 +15,18 @@ import pyarrow as pa
 import torch
 
 from st.data.shape.buckets import BatchShape, check_batches
-from st.errors import CheckpointDamaged, OutOfMemory, ProblemsFound, StError
+from st.errors import CheckpointDamaged, Interrupted, OutOfMemory, ProblemsFound, StError
 from st.model.adapters.references import references_read, unsuited
 from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
+from st.train.beside.jobs import Jobs
 from st.train.history import history
 from st.train.parts.run import Run
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
-from st.train.saving.saver import Saver
-from st.train.session import Session
-from st.train.stop import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +41,9 @@ if TYPE_CHECKING:
     from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
-    from st.train.assembly import Learner
+    from st.train.beside.requests import Requests
     from st.train.ranks.ranks import Ranks
+    from st.train.session import Session
 
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
@@ -93,6 +92,9 @@ def opened(
     try:
         yield folder, report
         clean = True
+    except Interrupted as end:
+        report.finish(Outcome.INTERRUPTED, str(end))
+        raise
     except torch.OutOfMemoryError as error:
         report.finish(Outcome.FAILED, str(error))
         raise _out_of_memory(config, error) from error
@@ -109,6 +111,11 @@ def opened(
         ranks.close(clean=clean)
         if ranks.main:
             folder.release()
+
+
+def introduce(plugins: Plugins, report: Report) -> None:
+    """Plugins that show a run hear of it from its first stage on."""
+    plugins.answers("st_report_opened", report=report)
 
 
 def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
@@ -131,14 +138,10 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
     """List, transform and bucket every data set; what was dropped is in the report."""
     from st.data.sets.prepare import prepare
+    from st.train.sources import data_parts
 
-    backends = [
-        plugins.registrar.lookup("backend", dataset.scheme).build(dataset.options.url, dataset.backend)
-        for dataset in config.datasets
-    ]
-    transforms = [
-        [answer for _, answer in plugins.answers("st_sample_transform", dataset=dataset)] for dataset in config.datasets
-    ]
+    parts = [data_parts(plugins, dataset) for dataset in config.datasets]
+    backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
     rule = plugins.family.geometry
     return prepare(
@@ -169,6 +172,7 @@ def encode(
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
+    from st.data.sets.remarks import report_rates
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
@@ -192,6 +196,7 @@ def encode(
     check_facts(config.validation.wanted() if config.validation.every else (), encoders)
     if ranks.main:
         report_overlong(sets, encoders, report)
+        report_rates(sets, family.codec(), report)
     encoded = fill(
         sets,
         family.codec(),
@@ -232,7 +237,9 @@ def build_loader(
     )
 
 
-def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report) -> Run:
+def load_model(
+    config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report, *, requests: Requests
+) -> Run:
     """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
     from st.model.inside.blocks import find_blocks
 
@@ -259,6 +266,8 @@ def load_model(config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks
         report=report,
         draws=_draws(config.seed, ranks.device),
         total_steps=config.steps or loader.steps(config.epochs or 0),
+        jobs=Jobs(lambda text: report.note(text, kind="error")),
+        requests=requests,
     )
     plugins.pm.hook.st_denoiser_loaded(run=run)
     return run
@@ -285,28 +294,6 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed_all(seed)
     elif device.type != "cpu":
         torch.manual_seed(seed)
-
-
-@contextmanager
-def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
-    """The session around the loop. Plugins are told how the run ended, exactly once, also after an error."""
-    told: list[Outcome] = []
-    with Stop(run.config.checkpoint.grace_seconds) as stop:
-        one: Session
-        saver = Saver(folder.vault, run.config.checkpoint, run.report, lambda saved: one.announce_saved(saved))
-        one = Session(run, learner, loader, plugins, folder, saver, stop)
-        if run.ranks.main:
-            folder.vault.sweep()
-        try:
-            yield one
-            told.append(one.outcome)
-        finally:
-            outcome = told[0] if told else Outcome.FAILED
-            loader.close()
-            saver.close()
-            plugins.pm.hook.st_run_end(run=run, outcome=outcome)
-            if told:
-                run.report.finish(outcome)
 
 
 def describe(session: Session, encoded: Encoded) -> None:
@@ -339,7 +326,16 @@ def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
                 )
                 path = run.adapter.export(run.family, run.denoiser, run.directory, metadata)
                 run.report.note(f"wrote {path}", kind="export", path=str(path))
+                session.announce_exported(_files_of(path))
         run.ranks.barrier("the export")
+
+
+def _files_of(exported: Path) -> list[Path]:
+    """Every file of an export: those of a folder, or the file and its like in other formats beside it."""
+    if exported.is_dir():
+        return sorted(path for path in exported.rglob("*") if path.is_file())
+    others = exported.parent.glob(f"{exported.stem}*{exported.suffix}")
+    return [exported, *sorted(path for path in others if path != exported)]
 
 
 def _data_facts(one: PreparedSet) -> dict[str, Any]:

@@ -302,3 +302,18 @@ def test_verify_counts_what_is_damaged(store: Store) -> None:
     ((_, entries, damaged),) = Cache(store).verify()
 
     assert (entries, damaged) == (10, 1)
+
+
+def test_a_cache_of_many_small_shards_is_searched_in_few_runs(store: Store) -> None:
+    cache = Cache(store, shard_bytes=1)
+
+    for number in range(64):
+        cache.put(origin(number), tensors(number))
+    cache.put(origin(5), tensors(99))
+
+    assert len(cache.contents._runs) <= 7
+    assert len(cache.contents.indexes) == 65
+    assert same(cache.get(origin(5).key), tensors(99))
+    assert all(same(cache.get(origin(number).key), tensors(number)) for number in range(64) if number != 5)
+    assert cache.lacking([origin(number).key for number in range(70)]).tolist() == [64, 65, 66, 67, 68, 69]
+    assert [index.name for index in cache.contents.indexes] == list(cache._known)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from st.data.cache import encoding as module
 from st.data.cache.cache import Cache
 from st.data.cache.encoding import owners
 from st.data.store.store import Store
@@ -26,7 +27,7 @@ def damage(store: Store, position: int = -5) -> None:
 
 def latents_of(encoded: Any, cache: Cache, row: int) -> torch.Tensor:
     one, origins = encoded.sets[0], encoded.origins
-    entry = cache.get(origins.media(origins.codec, one.index, row).key)
+    entry = cache.get(origins.media(origins.codec, one, row).key)
     assert entry is not None
     return entry["latents"]
 
@@ -123,24 +124,59 @@ def test_one_sample_that_does_not_fit_says_what_to_do(studio: Any, store: Store,
     assert "smaller resolution" in caught.value.fix
 
 
-def test_not_a_number_names_the_sample(studio: Any, store: Store, pictures: Any) -> None:
-    codec = studio.PoolingCodec(studio.Diary(), spoiled="03.png")
+def test_a_sample_that_gives_no_number_counts_as_unreadable(studio: Any, store: Store, pictures: Any) -> None:
+    codec, report = studio.PoolingCodec(studio.Diary(), spoiled="03.png"), studio.Told()
 
-    with pytest.raises(StError, match=r"gives NaN or infinity for '03\.png'") as caught:
+    found = studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=0.1), codec=codec, report=report)
+
+    assert 3 not in {int(row) for bucket in found.sets[0].buckets for row in bucket.rows}
+    assert report.drops == [("pictures", "03.png", report.drops[0][2])]
+    assert "gives NaN or infinity" in report.drops[0][2]
+    assert any("'03.png': encoder 'pooling' gives NaN" in note for note in report.notes)
+    with pytest.raises(
+        DataUnusable, match=r"1 of 14 files cannot be used, such as '03\.png' \(encoder 'pooling' gives"
+    ):
         studio.encoded(Cache(store), studio.prepared(pictures), codec=codec)
 
-    assert "bfloat16" in str(caught.value)
+
+def test_a_sample_that_an_encoder_fails_on_costs_no_other(studio: Any, store: Store, pictures: Any) -> None:
+    codec, report = studio.PoolingCodec(studio.Diary()), studio.Told()
+    codec.diary.keys = Refusing("05.png")
+
+    found = studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=0.1), codec=codec, report=report)
+
+    assert sum(len(bucket) for bucket in found.sets[0].buckets) == 13
+    assert [key for _, key, _ in report.drops] == ["05.png"]
+    assert "ZeroDivisionError: of all things" in report.drops[0][2]
 
 
-def test_an_encoder_that_fails_is_named_with_its_samples(studio: Any, store: Store, pictures: Any) -> None:
-    def fail() -> str:
-        raise ZeroDivisionError("of all things")
-
+def test_an_encoder_that_fails_on_everything_is_at_fault_itself(studio: Any, store: Store, pictures: Any) -> None:
     codec = studio.PoolingCodec(studio.Diary())
-    codec.diary.sizes = type("Broken", (list,), {"append": lambda *_: fail()})()
+    codec.diary.keys = Refusing("")
 
-    with pytest.raises(StError, match=r"encoder 'pooling' failed on '00\.png', '01\.png', .*ZeroDivisionError: of all"):
-        studio.encoded(Cache(store), studio.prepared(pictures), codec=codec)
+    with pytest.raises(StError, match=r"encoder 'pooling' failed on '\d\d\.png': ZeroDivisionError: of all things"):
+        studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=1.0), codec=codec)
+
+
+def test_a_caption_that_gives_no_number_is_named(studio: Any, store: Store, pictures: Any) -> None:
+    text = studio.Letters(studio.Diary())
+    text.diary.keys = Refusing("picture 7")
+
+    with pytest.raises(StError, match="encoder 'letters' failed on 'picture 7'"):
+        studio.encoded(Cache(store), studio.prepared(pictures, max_unreadable=1.0), text=text)
+
+
+class Refusing(list[str]):
+    """A list that cannot be added to what names a key; every key where it is empty."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def __iadd__(self, keys: Any) -> Any:
+        if not self.key or self.key in keys:
+            raise ZeroDivisionError("of all things")
+        return super().__iadd__(keys)
 
 
 def test_an_unreadable_picture_is_left_out_and_reported(studio: Any, store: Store, pictures: Any) -> None:
@@ -154,7 +190,7 @@ def test_an_unreadable_picture_is_left_out_and_reported(studio: Any, store: Stor
     ((name, key, reason),) = report.drops
     assert (name, key) == ("pictures", "05.png")
     assert "cannot be decoded" in reason or "truncated" in reason
-    assert any("1 samples cannot be decoded" in note for note in report.notes)
+    assert any("1 samples ('05.png': " in note for note in report.notes)
 
 
 def test_too_many_unreadable_pictures_stop_the_run(studio: Any, store: Store, pictures: Any) -> None:
@@ -239,6 +275,19 @@ def test_a_damaged_entry_is_encoded_again_and_reported(studio: Any, store: Store
     assert all(damaged == 0 for _, entries, damaged in Cache(store).verify() if entries == 1)
 
 
+def test_verifying_at_the_start_reads_every_file_again(studio: Any, store: Store, pictures: Any) -> None:
+    studio.encoded(Cache(store), studio.prepared(pictures))
+    one = studio.prepared(pictures)
+    for row in range(len(one.index)):
+        one.digest(row)
+    pictures.files["03.png"] = pictures.files["03.png"][:-1] + b"x"
+    diary = studio.Diary()
+
+    studio.encoded(Cache(store), one, codec=studio.PoolingCodec(diary), verify="start")
+
+    assert diary.keys == ["03.png"]
+
+
 def test_a_shard_cut_short_is_encoded_again_and_reported(studio: Any, store: Store, pictures: Any) -> None:
     studio.encoded(Cache(store), studio.prepared(pictures))
     for path in (Path(store.root) / "shards").iterdir():
@@ -273,3 +322,41 @@ def test_an_encoder_of_captions_is_given_the_longest_first(studio: Any, store: S
     studio.encoded(Cache(store), studio.prepared(backend), text=studio.Letters(diary))
 
     assert diary.keys == sorted(diary.keys, key=len, reverse=True)
+
+
+def test_captions_are_gone_through_a_part_at_a_time(
+    studio: Any, store: Store, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module, "SORTED", 4)
+    diary = studio.Diary()
+    one = studio.prepared(pictures)
+
+    studio.encoded(Cache(store), one, text=studio.Letters(diary), prompts=["picture 1", "a prompt"])
+
+    assert sorted(diary.keys) == sorted({"", "a prompt", *one.index.distinct_captions()})
+    assert [len(text) for text in diary.keys[:4]] == sorted((len(text) for text in diary.keys[:4]), reverse=True)
+    diary.keys.clear()
+    studio.encoded(Cache(store), one, text=studio.Letters(diary), prompts=["picture 1", "another"])
+    assert diary.keys == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        (0, "2 masks are black wherever their picture is trained on, such as that of 'a.png'"),
+        (255, "all 2 masks are white"),
+    ],
+)
+def test_masks_that_do_nothing_are_said(studio: Any, store: Store, level: int, said: str) -> None:
+    backend = studio.Pictures()
+    for name in ("a.png", "b.png"):
+        backend.add(name, 64, 64, "x", mask=True)
+        file = io.BytesIO()
+        Image.new("L", (64, 64), level).save(file, "PNG")
+        backend.files[f"mask:{name}"] = file.getvalue()
+
+    for _ in range(2):
+        report = studio.Told()
+        studio.encoded(Cache(store), studio.prepared(backend), report=report)
+        assert [note for note in report.notes if said in note]

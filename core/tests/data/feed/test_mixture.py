@@ -13,30 +13,36 @@ def options(name: str, **given: object) -> DatasetOptions:
     return DatasetOptions.model_validate({"url": f"file:{name}", "name": name, **given})
 
 
-def test_chances_go_by_length_and_weight() -> None:
+def test_an_epoch_goes_through_each_data_set_as_often_as_its_weight_says() -> None:
     mixture = Mixture.of([options("a"), options("b", weight=3.0)], [300, 100], by_length=True)
 
-    assert mixture.weights == (0.75, 0.75)
+    assert mixture.times == (1.0, 3.0)
 
 
-def test_chances_can_go_by_weight_alone() -> None:
-    mixture = Mixture.of([options("a"), options("b", weight=3.0)], [300, 100], by_length=False)
+def test_with_weights_alone_a_short_data_set_is_gone_through_more_often() -> None:
+    mixture = Mixture.of([options("a"), options("b", weight=2.0)], [300, 100], by_length=False)
 
-    assert mixture.weights == (1.0, 3.0)
+    assert mixture.times == (1.0, 6.0)
 
 
-def test_draws_follow_the_weights() -> None:
+def test_a_weight_below_the_others_makes_the_others_more_and_leaves_no_sample_out() -> None:
+    mixture = Mixture.of([options("a"), options("b", weight=0.5), options("empty", weight=0.1)], [9, 9, 0], True)
+
+    assert mixture.times == (2.0, 1.0, 1.0)
+
+
+def test_draws_follow_what_is_left() -> None:
     mixture = Mixture.of([options("a"), options("b"), options("c")], [10, 30, 60], by_length=True)
 
-    counts = Counter(mixture.choose((0, 1, 2), 42, index) for index in range(20_000))
+    counts = Counter(mixture.choose({0: 10, 1: 30, 2: 60}, 42, index) for index in range(20_000))
 
-    assert counts == {0: 2078, 1: 5955, 2: 11967}
+    assert [round(counts[number] / 20_000, 2) for number in range(3)] == [0.1, 0.3, 0.6]
 
 
-def test_only_candidates_are_drawn() -> None:
+def test_only_what_has_something_left_is_drawn() -> None:
     mixture = Mixture.of([options("a"), options("b"), options("c")], [1, 1, 1], by_length=True)
 
-    assert {mixture.choose((0, 2), 1, index) for index in range(100)} == {0, 2}
+    assert {mixture.choose({0: 4, 2: 4}, 1, index) for index in range(100)} == {0, 2}
 
 
 def test_bounds_include_their_ends() -> None:

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from st.data.feed.plan import Plan, Position, permutation
+from st.data.geometry import Geometry
 from st.data.sets.prepare import PreparedSet
-from st.data.shape.buckets import BatchShape
+from st.data.shape.buckets import BatchShape, Bucket
 from st.errors import DataUnusable
 
 
@@ -69,12 +71,77 @@ def test_the_same_samples_come_in_the_same_step_however_a_step_is_split(studio: 
     assert [index for step in expected for index, _ in step] == list(range(160))
 
 
-def test_oversubscribed_sets_do_not_depend_on_the_split_either(studio: Any) -> None:
-    one = data_set(studio, square=9, wide=3, oversubscribe=True)
+def test_oversubscribe_adds_no_more_than_fills_the_batches_of_all_ranks(studio: Any) -> None:
+    shape = BatchShape(1, 8, 8)
 
-    orders = [split(Plan([one], shape, seed=1), 20) for shape in SHAPES]
+    plain = Plan([data_set(studio, square=10, wide=10)], shape, seed=1)
+    filled = Plan([data_set(studio, square=10, wide=5, oversubscribe=True)], shape, seed=1)
 
-    assert all(order == orders[0] for order in orders)
+    assert (plain.epoch_steps(), filled.epoch_steps()) == (1, 1)
+
+
+def test_oversubscribe_leaves_repeats_as_they_were_set(studio: Any) -> None:
+    shape = BatchShape(1, 2, 8)
+
+    epochs = [
+        Plan([data_set(studio, square=6, repeats=1, oversubscribe=filled)], shape, seed=1).epoch_steps()
+        for filled in (False, True)
+    ]
+
+    assert epochs == [1, 1]
+
+
+def test_weight_says_how_often_a_data_set_is_seen_in_an_epoch(studio: Any) -> None:
+    sets = [data_set(studio, "a", square=40, weight=2.0), data_set(studio, "b", square=40)]
+    plan = Plan(sets, BatchShape(2), seed=3)
+
+    found, position = steps(plan, plan.epoch_steps())
+
+    counts = Counter(name for step in found for _, name, _ in step)
+    assert counts == {"a": 80, "b": 40}
+    assert plan.completed_epochs(position) == 1
+
+
+def test_weights_alone_show_data_sets_equally_often_whatever_their_lengths(studio: Any) -> None:
+    sets = [data_set(studio, "a", square=60), data_set(studio, "b", square=10, repeats=1)]
+    plan = Plan(sets, BatchShape(2), seed=3, by_length=False)
+
+    found, _ = steps(plan, plan.epoch_steps())
+
+    assert Counter(name for step in found for _, name, _ in step) == {"a": 60, "b": 60}
+
+
+@pytest.mark.parametrize("options", [{"weight": 4.0}, {"repeats": 3}])
+def test_no_part_of_an_epoch_belongs_to_one_data_set(studio: Any, options: dict[str, Any]) -> None:
+    plan = Plan([data_set(studio, "a", square=100, **options), data_set(studio, "b", square=100)], BatchShape(1), 3)
+
+    found, _ = steps(plan, plan.epoch_steps())
+
+    quarters = [Counter(name for step in found[at : at + 125] for _, name, _ in step) for at in range(0, 500, 125)]
+    assert all(15 <= quarter["b"] <= 35 for quarter in quarters)
+
+
+def test_buckets_of_one_size_that_references_tell_apart_are_continued_apart(studio: Any) -> None:
+    one = data_set(studio, square=12)
+    (whole,) = one.buckets
+    shown = Geometry(32, 32), Geometry(32, 64)
+    parts = tuple(replace(whole, rows=whole.rows[n::2], references=(shown[n],)) for n in range(2))
+    plan = Plan([replace(one, buckets=parts)], BatchShape(1), seed=3)
+    expected, _ = steps(plan, 12)
+    _, position = steps(plan, 3)
+
+    restored, differences = plan.restore(json.loads(json.dumps(plan.state(position))))
+
+    assert differences == ()
+    assert steps(plan, 9, restored)[0] == expected[3:]
+
+
+def test_sounds_of_nearly_one_length_have_buckets_of_different_names() -> None:
+    lengths = np.nextafter(np.float32(123.4567), np.float32(200)), np.float32(123.4567)
+
+    first, second = (Bucket(Geometry(frames=0, seconds=float(one)), 0.0, np.arange(2)).label for one in lengths)
+
+    assert first != second
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(1, 1), (3, 1), (2, 2), (2, 8), (5, 3)])

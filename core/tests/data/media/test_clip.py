@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -226,10 +227,10 @@ def test_frames_of_a_folder_are_in_the_order_of_their_numbers(folder: FolderBack
         assert numbers(ClipReader().pixels("walk/", file, fit(4, start=1.0, rate=8))) == [8, 9, 10, 11]
 
 
-def test_a_folder_reads_as_the_bytes_of_its_frames(folder: FolderBackend, tmp_path: Path) -> None:
+def test_a_folder_reads_as_its_rate_and_the_bytes_of_its_frames(folder: FolderBackend, tmp_path: Path) -> None:
     files = [(tmp_path / "run" / "fast" / f"frame{number}.png").read_bytes() for number in range(3)]
 
-    assert folder.read("run/fast/") == b"".join(files)
+    assert folder.read("run/fast/") == b"".join([b"8.0 frames per second\n", *files])
 
 
 def test_a_changed_frame_changes_the_listing(folder: FolderBackend, tmp_path: Path) -> None:
@@ -274,3 +275,17 @@ def test_a_window_reads_a_part_of_the_file(tmp_path: Path) -> None:
     ClipReader().pixels("clip", file, fit(3, start=5.0))
 
     assert isinstance(file, Counting) and file.taken < path.stat().st_size / 3
+
+
+def test_a_description_of_a_stream_opens_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text(
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+        "a=rtpmap:96 H264/90000\n"
+    )
+    reasons: list[str] = []
+    started = time.monotonic()
+
+    FolderBackend(str(tmp_path), FolderOptions(media="video")).table(None, lambda key, reason: reasons.append(reason))
+
+    assert len(reasons) == 1 and "not a clip" in reasons[0]
+    assert time.monotonic() - started < 3

@@ -2,6 +2,7 @@ import io
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import numpy as np
 import pytest
@@ -215,3 +216,46 @@ def test_three_hundred_megapixels_are_refused_in_little_memory() -> None:
         "'bomb.png' cannot be used: 20000x15000 is 300 megapixels; 179 are the limit",
         "True",
     ]
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
+    values = np.full((32, 48), 1000, np.uint16)
+    values[:, 24:] = 30_000
+    data = encoded(Image.fromarray(values), transparency=1000)
+
+    made = decode("a.png", data, WHOLE)
+
+    assert (made[:, :24] == 255).all() and (made[:, 24:] == 117).all()
+
+
+def test_many_bands_are_one_picture() -> None:
+    rgba = np.dstack([np.resize(gradient(), (700, 48, 3)), np.full((700, 48), 128, np.uint8)])
+    whole = Fit(Geometry(700, 48), resized=(700, 48), crop=(0, 0), aspect=0.07)
+
+    made = decode("a.png", encoded(Image.fromarray(rgba, "RGBA")), whole)
+
+    assert np.abs(made.astype(int) - (rgba[..., :3] / 2 + 127).astype(int)).max() <= 1
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    with pytest.raises(SampleUnreadable, match="it is 64x64, which is not the shape of 48x32"):
+        decode_mask("m.png", encoded(Image.new("L", (64, 64))), WHOLE)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_an_orientation_behind_the_pixels_is_read(orientation: int) -> None:
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + b"\0\0\0\0\0\0"
+    chunk = b"eXIf" + exif
+    plain = encoded(Image.fromarray(gradient()))
+    appended = len(exif).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    data = plain[:-12] + appended + plain[-12:]
+    turned = Fit(Geometry(48, 32), resized=(48, 32), crop=(0, 0), aspect=0.67) if orientation == 6 else WHOLE
+
+    made = decode("a.png", data, turned)
+
+    assert np.array_equal(made, np.rot90(gradient(), -1 if orientation == 6 else 2))
+
+
+def test_a_program_named_as_a_picture_is_not_started() -> None:
+    with pytest.raises(SampleUnreadable, match="not a picture"):
+        decode("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 32\n%%EndComments\nshowpage\n%%EOF\n", WHOLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,13 @@ def test_a_packet_that_is_missing_at_the_end_is_silence(tmp_path: Path) -> None:
     window = heard(path, fit(1.05))
 
     assert window.shape == (1, 16800) and not window[0, 16000:].any() and window[0, 15000:16000].any()
+
+
+@pytest.mark.parametrize("bits", [0, 99])
+def test_a_sound_of_a_strange_number_of_bits_is_named(tmp_path: Path, bits: int) -> None:
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, bits)
+    data = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", 8000) + bytes(8000)
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(data)) + data)
+
+    with pytest.raises(SampleUnreadable, match="an encoding that is not known"):
+        header(tmp_path, "a.wav")

@@ -170,6 +170,6 @@ def test_a_batch_holds_the_references_of_its_samples(studio: Any, samples: Any, 
         key: tensor for batch in batches for key, tensor in zip(batch.keys, batch.extras["reference"], strict=True)
     }
     for row in range(4):
-        entry = cache.get(origins.media(origins.references, other.index, row).key)
+        entry = cache.get(origins.media(origins.references, other, row).key)
         assert entry is not None
         assert shown[f"a/{row}.jpg"].equal(entry["latents"])

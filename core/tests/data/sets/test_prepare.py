@@ -1,4 +1,5 @@
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from st.data.backend import DataBackend
 from st.data.dataset import DatasetConfig, DatasetOptions
 from st.data.digest import digest_of
 from st.data.sample import Media, Sample
-from st.data.sets.prepare import Memory, PreparedSet, keyed_each, prepare_set
+from st.data.sets.memory import Memory
+from st.data.sets.prepare import PreparedSet, keyed_each, prepare_set
 from st.data.shape.rule import GeometryRule
 from st.data.source.folder import FolderBackend, FolderOptions
 from st.data.source.index import Listing
@@ -250,19 +252,54 @@ def test_a_second_start_knows_the_digests_of_the_first(tmp_path: Path) -> None:
     assert [second.index.digest(row) for row in range(3)] == digests
 
 
-def test_a_damaged_memory_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_memory_is_named_and_made_again(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    backend, cache = folder(data), Store.at(str(tmp_path / "cache"))
+    backend, cache, notes = folder(data), Store.at(str(tmp_path / "cache")), list[str]()
     config = DatasetConfig(DatasetOptions(url=str(data)), backend.options, "file")
-    memory = Memory.of(cache, config)
+    memory = Memory.of(cache, config, notes.append)
     first = prepared(backend, memory=memory)
     for entry in list(cache.list()):
-        cache.write(entry.key, b"damaged")
+        written = bytearray(cache.read(entry.key))
+        written[-200] ^= 4
+        cache.write(entry.key, bytes(written))
 
     second = prepared(backend, memory=memory)
 
     assert second.index.table.equals(first.index.table)
+    assert len(notes) == 1 and "is damaged" in notes[0]
+
+
+def test_a_file_with_the_size_and_time_of_the_one_that_it_replaces_is_read_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    backend = folder(data)
+    memory = Memory.of(
+        Store.at(str(tmp_path / "cache")), DatasetConfig(DatasetOptions(url=str(data)), backend.options, "file")
+    )
+    first = prepared(backend, memory=memory)
+    before = first.digest(0)
+    first.save_digests()
+    status, bytes_before = (data / "0.png").stat(), (data / "0.png").read_bytes()
+    (data / "0.png").write_bytes(bytes_before.replace(b"IEND", b"IENX"))
+    os.utime(data / "0.png", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    second = prepared(backend, memory=memory)
+
+    assert (data / "0.png").stat().st_mtime_ns == status.st_mtime_ns
+    assert second.digest(0) != before
+
+
+def test_digests_of_files_of_unknown_age_are_not_kept(tmp_path: Path) -> None:
+    backend = Given([sample("a"), sample("b")])
+    memory = Memory(Store.at(str(tmp_path)), "given")
+    first = prepared(backend, memory=memory)
+    first.digest(0)
+
+    first.save_digests()
+
+    known = memory.load("digests")
+    assert known is not None and not len(known)
 
 
 def test_data_sets_with_other_options_do_not_share_a_memory(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 
 from st.data.dataset import DatasetOptions
 from st.data.geometry import Geometry
-from st.data.shape.buckets import BatchShape, Bucket, assign, check_batches, cyclic_layout
+from st.data.shape.buckets import BatchShape, Bucket, assign, check_batches
 from st.data.shape.fitting import Fits
 from st.errors import DataUnusable
 
@@ -40,17 +40,6 @@ def test_a_sample_with_several_passes_is_in_its_bucket_as_often() -> None:
     (one,) = assign(made([(512, 512)] * 3), np.array([1, 3, 2], np.int32))
 
     assert one.rows.tolist() == [0, 1, 1, 1, 2, 2]
-
-
-def test_oversubscribed_ranks_take_contiguous_parts_of_a_cycle() -> None:
-    layout = cyclic_layout(5, BatchShape(batch=2, ranks=4, accumulate=2))
-
-    assert [rank.tolist() for rank in layout] == [
-        [0, 1, 2, 3, 4, 0, 1, 2],
-        [3, 4, 0, 1, 2, 3, 4, 0],
-        [1, 2, 3, 4, 0, 1, 2, 3],
-        [4, 0, 1, 2, 3, 4, 0, 1],
-    ]
 
 
 def test_a_bucket_smaller_than_a_batch_is_refused_with_every_number_and_a_remedy() -> None:

@@ -211,3 +211,17 @@ def test_clips_and_sounds_get_lengths_that_the_rule_accepts() -> None:
 
 def test_the_rule_for_pictures_of_a_run_agrees_on_squares() -> None:
     assert RULE.nearest(Media("image", 2000, 2000), 1024 * 1024) == one(2000, 2000).geometry
+
+
+def test_slivers_that_would_be_enlarged_to_gigabytes_are_left_out() -> None:
+    made = fits([(1, 60_000), (60_000, 1), (64, 64)], resolution=512, resolution_type="pixel")
+
+    assert made.reason.tolist() == [fitting.TOO_NARROW, fitting.TOO_NARROW, fitting.KEPT]
+
+
+@pytest.mark.parametrize("align", [16, 64])
+def test_the_longest_edge_of_the_model_is_kept(align: int) -> None:
+    made = fits([(100 + n, 9000 - n) for n in range(500)], GeometryRule(max_edge=1000), resolution=512, align=align)
+
+    assert np.maximum(made.width, made.height).max() <= 1000
+    assert (made.width % align == 0).all() and (made.height % align == 0).all()

@@ -26,6 +26,26 @@ def test_a_limit_on_pixels_is_kept() -> None:
     assert rule.accepts(made)
 
 
+@pytest.mark.parametrize("size", [(64, 6000), (6000, 64), (1000, 3000), (500, 500)])
+def test_the_longest_edge_is_kept(size: tuple[int, int]) -> None:
+    rule = GeometryRule(multiple=16, max_edge=500)
+
+    made = rule.nearest(Media("image", *size), 512 * 512)
+
+    assert max(made.height, made.width) <= 496
+    assert rule.accepts(made) and not rule.accepts(Geometry(16, 512))
+    assert rule.nearest(Media("image", made.height, made.width), made.height * made.width) == made
+
+
+def test_an_alignment_above_the_longest_edge_is_refused() -> None:
+    rule = GeometryRule(multiple=16, max_edge=50)
+
+    with pytest.raises(StError, match="align = 64") as caught:
+        rule.alignment(64)
+
+    assert (caught.value.fix, rule.alignment(0)) == ("Set align = 48 or less.", 48)
+
+
 @pytest.mark.parametrize(
     ("rule", "available", "expected"),
     [

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 
 from st.data.dataset import DatasetOptions, ShuffleOptions
 from st.data.source import captions
-from st.data.source.captions import CaptionRecipe
+from st.data.source.captions import CaptionRecipe, lines, parsed, read, shuffled, split
 from st.errors import SampleUnreadable
 
 
@@ -82,3 +84,41 @@ def test_the_prefix_is_added_after_shuffling() -> None:
 def test_a_data_set_s_own_shuffle_seed_takes_precedence() -> None:
     assert recipe(shuffle={"seed": 3}).seed == 3
     assert recipe(shuffle={}).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("caption", "split_on", "parts"),
+    [
+        ("1,000 cats, a dog,2 birds", "comma", {"1,000 cats", "a dog", "2 birds"}),
+        ("a cat, (long fur, grey:1.2), a dog", "comma", {"a cat", "(long fur, grey:1.2)", "a dog"}),
+        ("a (b, c", "comma", {"a (b", "c"}),
+        ("It is 1.5 m long. It sleeps.", "period", {"It is 1.5 m long", "It sleeps"}),
+        ("a (very long) cat", "space", {"a", "(very long)", "cat"}),
+    ],
+)
+def test_parts_are_not_torn(caption: str, split_on: Any, parts: set[str]) -> None:
+    assert {part.strip() for part in split(caption, split_on) if part.strip()} == parts
+
+
+def test_a_final_stop_stays_final() -> None:
+    options = ShuffleOptions.model_validate({"count": 5, "split_on": "period", "include_original": False})
+
+    made = shuffled("It sits. It is 1.5 m long. It sleeps.", options, 0)
+
+    assert all(text.endswith(".") and text.count(".") == 4 for text in made)
+
+
+def test_lines_end_where_lines_end() -> None:
+    assert lines("one\u2028still one\x0c\r\ntwo\rthree\n\n") == ("one\u2028still one", "two", "three")
+
+
+@pytest.mark.parametrize("data", ["a cat".encode("utf-16-le"), b"a\0cat"])
+def test_a_caption_with_zeros_is_no_text(data: bytes) -> None:
+    with pytest.raises(SampleUnreadable, match="is it UTF-16"):
+        read(data, "a.png")
+
+
+@pytest.mark.parametrize("text", ['{"text": "\\ud800"}', "[" * 100_000, '{"text": ' + "9" * 5000 + "}", "{"])
+def test_json_that_nobody_can_use_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
+        parsed(text)

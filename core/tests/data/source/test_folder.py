@@ -1,5 +1,6 @@
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -302,3 +303,71 @@ def test_an_unchanged_folder_is_only_listed(tmp_path: Path) -> None:
 
     assert again.equals(first)
     assert isinstance(backend.store, Counting) and backend.store.reads == reads == 2
+
+
+@pytest.mark.parametrize("name", ["pipe.jpg", "a.txt"])
+def test_a_pipe_among_the_files_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.jpg", caption=None)
+    os.mkfifo(tmp_path / name)
+
+    _, unreadable = samples(tmp_path)
+
+    assert [key for key, _ in unreadable] == ["pipe.jpg" if name == "pipe.jpg" else "a.jpg"]
+    assert "is a pipe" in unreadable[0][1]
+
+
+def test_a_pipe_in_place_of_a_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.mp4")
+
+    with pytest.raises(SampleUnreadable, match="it is a pipe"):
+        FolderBackend(str(tmp_path), FolderOptions(media="video")).open("a.mp4")
+
+
+def test_names_that_are_no_text_are_left_out_and_said(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    with open(os.fsencode(tmp_path) + b"/b\xff.jpg", "wb") as file:
+        file.write((tmp_path / "a.jpg").read_bytes())
+
+    assert keys(tmp_path) == ["a.jpg"]
+    assert notes(tmp_path) == ("files whose names are not UTF-8: 1, such as 'b\\udcff.jpg'; they are left out",)
+
+
+def test_names_in_a_list_may_be_spelled_in_another_way(tmp_path: Path) -> None:
+    names = {"sub/a.jpg": "sub\\\\a.jpg", "b.jpg": "./b.jpg", "caf\u00e9.jpg": "cafe\u0301.jpg"}
+    for key in names:
+        picture(tmp_path / key, caption=None)
+    rows = [json.dumps({"file_name": written.replace("\\\\", "\\"), "text": key}) for key, written in names.items()]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+
+    found, _ = samples(tmp_path, caption="jsonl")
+
+    assert {sample.key: sample.captions for sample in found} == {key: (key,) for key in names}
+
+
+def test_lines_of_a_list_that_are_not_used_are_said(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg", caption=None)
+    rows = [{"file_name": "a.jpg", "text": "one"}, {"file_name": "gone.jpg", "text": "x"}, {"file_name": "./a.jpg"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+
+    assert notes(tmp_path, caption="jsonl") == (
+        "lines of 'metadata.jsonl' that name no file of the data set: 1, such as 'gone.jpg'; they are not used",
+        "lines of 'metadata.jsonl' that name a file that an earlier line names: 1, such as 'a.jpg'; the last one "
+        "counts",
+    )
+
+
+def test_a_line_of_a_list_may_hold_any_letter(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg", caption=None)
+    row = json.dumps({"file_name": "a.jpg", "text": "one\u2028two"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(row, encoding="utf-8")
+
+    assert samples(tmp_path, caption="jsonl")[0][0].captions == ("one\u2028two",)
+
+
+@pytest.mark.parametrize("text", ['{"file_name": "a.jpg", "text": "\\ud800"}', "[" * 100_000, "9" * 5000])
+def test_a_list_that_nobody_can_use_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    picture(tmp_path / "a.jpg", caption=None)
+    (tmp_path / "metadata.jsonl").write_text(text)
+
+    with pytest.raises(DataUnusable, match=r"metadata\.jsonl:1 is not JSON"):
+        samples(tmp_path, caption="jsonl")

@@ -70,3 +70,19 @@ def test_other_settings_are_refused_by_name_until_accepted(folder):
     assert [problem.where for problem in refused.value.problems] == ["optimizer.lr"]
     assert "--accept optimizer.lr" in str(refused.value)
     assert folder.settings() == changed
+
+
+def test_what_a_killed_process_left_half_written_is_gone(tmp_path):
+    directory = tmp_path / "run"
+    leftovers = [".run.json.partial", ".report.html.part", "checkpoints/.best.json.partial", ".model.partial/a.bin"]
+    for name in leftovers:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("half")
+    (directory / "run.json").write_text("{}")
+
+    folder = OutputFolder(directory)
+    folder.claim()
+    folder.release()
+
+    left = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    assert left == [".lock", "run.json"]

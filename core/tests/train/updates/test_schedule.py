@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from st.train.updates.schedule import SMALLEST, rates
+from st.train.updates.schedule import SMALLEST, rates, without_effect
 from st.train.updates.schedules import (
     ConstantOptions,
     CosineOptions,
@@ -65,3 +65,18 @@ def test_sine_swings_between_top_and_end():
 
 def test_no_rate_falls_below_the_smallest():
     assert min(rates(linear(LinearOptions(), 10), 20, 1e-4)) == SMALLEST
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (ConstantOptions(warmup=100), "schedule.warmup = 100 is not over within the 50 steps"),
+        (CosineOptions(warmup=50), "reaches optimizer.lr or schedule.end"),
+        (SineOptions(period=40), "schedule.end is never reached"),
+    ],
+)
+def test_what_a_run_is_too_short_for_is_said(options, said):
+    (sentence,) = without_effect(options, 50)
+
+    assert said in sentence
+    assert not list(without_effect(options, 200))

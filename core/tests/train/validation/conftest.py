@@ -16,6 +16,7 @@ from st.randomness import Draws
 from st.report.report import Report, ReportOptions
 from st.report.tracker import RunInfo
 from st.testing.subjects.tiny import TinyFamily
+from st.train.beside.jobs import Jobs
 from st.train.parts.run import Run
 from st.train.ranks.ranks import Single
 
@@ -52,6 +53,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         report=Report.open(RunInfo("test", directory, {}), ReportOptions(console="off"), {}),
         draws=lambda batch: Draws(0, batch.indices, CPU),
         total_steps=10,
+        jobs=Jobs(print),
     )
     yield assembled
     assembled.report.finish(Outcome.FINISHED)

@@ -47,7 +47,8 @@ class CacheOptions(Options):
     """Time in seconds after which a shard is written although it is small: what a killed process loses at most."""
 
     verify: Literal["read", "start"] = "read"
-    """When checksums are compared: of an entry when it is first read, or of all of them at the start of a run."""
+    """When checksums are compared: of an entry when it is first read, or of all of them at the start of a run. "start"
+    also reads every file of the data sets again, whatever its size and time."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,15 @@ class Cache:
         self._shard_bytes, self._shard_seconds = shard_bytes, shard_seconds
         self._pending = _Pending()
         self._known: dict[str, ShardIndex] = {}
+        self.damaged_indexes: set[str] = set()
+        """Keys of indexes of shards that cannot be read: what they name is encoded again."""
         self.refresh()
 
     def refresh(self) -> None:
         """See what other processes have written since."""
         from st.data.cache.shard import Contents
 
+        self.damaged_indexes.clear()
         sizes = {entry.key: entry.size_bytes for entry in self.store.list(SHARDS)}
         listed = sorted(self.store.list(INDEXES), key=lambda entry: (entry.modified, entry.key))
         names = [entry.key.removeprefix(INDEXES) for entry in listed]
@@ -137,6 +141,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except (ValueError, StoreUnreadable) as error:
+            self.damaged_indexes.add(INDEXES + name)
             self._note(f"cache: index {name!r} is damaged ({error}); what it names is encoded again")
             return None
 
@@ -243,7 +248,7 @@ class Cache:
 
     def flush(self) -> None:
         """Write what is pending."""
-        from st.data.cache.shard import Contents, pack, unpack_index
+        from st.data.cache.shard import pack, unpack_index
 
         if not self._pending.entries:
             return
@@ -252,7 +257,7 @@ class Cache:
         self.store.write(SHARDS + name, packed.data)
         self.store.create(INDEXES + name, packed.index)
         self._known[name] = unpack_index(name, packed.index)
-        self.contents = Contents(list(self._known.values()))
+        self.contents.add(self._known[name])
         self._pending = _Pending()
 
     def verify(self) -> Iterator[tuple[str, int, int]]:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
-from itertools import chain
-from typing import TYPE_CHECKING, Protocol
-from uuid import uuid4
+from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from st.data.cache.encoder_run import EncoderRun
+from st.data.cache.exchange import exchange_digests
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.digest import digest_of, digest_of_file
 from st.data.encoder import Input
 from st.data.media.media_reader import WINDOWED
 from st.data.sets.prepare import check_unreadable
+from st.data.sets.remarks import mask_remarks
 from st.data.sets.words import words_for
 from st.errors import SampleUnreadable
 
@@ -32,26 +32,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
+    from st.data.cache.exchange import Sharers
     from st.data.encoder import Encoder, LatentCodec
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
-    from st.data.store.store import Store
     from st.notes import Notes, Stage
 
 Rows = NDArray[np.int64]
-DIGESTS = "digests/"
 CHUNK = 16384
-
-
-class Sharers(Protocol):
-    """What encoding needs to know of the other ranks."""
-
-    rank: int
-    size: int
-
-    def barrier(self, stage: str) -> None:
-        """Wait for the others."""
+SORTED = 262_144
+"""Captions that are sorted by their lengths together: enough that neighbours are alike, few enough to hold."""
+NAMED = 5
+"""Samples that are named on the console where they cannot be used; the event log has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +84,8 @@ def fill(
     reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
     is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
     exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
-    ``max_unreadable`` cannot be decoded, OutOfMemory where one sample does not fit, StError for outputs that are not
-    finite.
+    ``max_unreadable`` cannot be decoded or encoded, OutOfMemory where one sample does not fit, StError where an encoder
+    fails on every sample, or on a caption.
     """
     origins = Origins(codec, text_encoders, references, features)
     filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
@@ -100,7 +93,7 @@ def fill(
         filling.verify()
     for encoder in filling.origins.encoders:
         if encoder.reads == "caption":
-            filling.captions(encoder, list(words_for(encoder, sets, prompts)))
+            filling.captions(encoder, partial(words_for, encoder, sets, prompts))
         else:
             filling.media(encoder)
     if filling.origins.references is not codec:
@@ -123,6 +116,8 @@ class _Filling:
     options: CacheOptions
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    levels: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     lacked: bool = False
 
     @property
@@ -137,28 +132,49 @@ class _Filling:
         return (*own, *(other for one in self.sets for other in one.references if shown))
 
     def verify(self) -> None:
-        """Compare every checksum now. What is damaged counts as missing from here on."""
+        """Compare every checksum now, and read every file again. What is damaged counts as missing from here on."""
+        for one in self.every:
+            one.index.forget()
         with self.report.stage("verifying the cache", len(self.cache)) as stage:
             for _, entries, _ in self.cache.verify():
                 stage.advance(entries)
 
-    def captions(self, encoder: Encoder, texts: Sequence[Words]) -> None:
-        """Encode this rank's share of the texts that the cache lacks, longest first."""
-        todo: list[tuple[Origin, Words]] = []
-        for start in range(0, len(texts), CHUNK):
-            origins = [self.origins.caption(encoder, words) for words in texts[start : start + CHUNK]]
-            lacking = [int(place) for place in self.cache.lacking([one.key for one in origins])]
-            mine = [place for place in lacking if int(origins[place].key, 16) % self.ranks.size == self.ranks.rank]
-            todo += [(origins[place], texts[start + place]) for place in mine]
-        # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-        todo.sort(key=lambda pair: -sum(map(len, pair[0].reads.values())))
-        pairs = ((one, Input(one.key, caption=words.caption, facts=words.read_by(encoder))) for one, words in todo)
+    def captions(self, encoder: Encoder, texts: Callable[[], Iterator[Words]]) -> None:
+        """Encode this rank's share of the texts that the cache lacks. texts: gives all of them, the same each time.
+
+        They are gone through twice, since ten million of them with their keys would take gigabytes.
+        """
+        lacking = [np.zeros(0, dtype=np.int64)]
+        for start, chunk in _chunks(texts(), CHUNK):
+            keys = [self.origins.caption(encoder, words).key for words in chunk]
+            places = self.cache.lacking(keys)
+            mine = [int(keys[place], 16) % self.ranks.size == self.ranks.rank for place in places]
+            lacking.append(start + places[np.array(mine, dtype=np.bool_)])
+        places = np.concatenate(lacking)
         with ExitStack() as stack:
-            if todo:
-                self._encode(
-                    encoder, pairs, stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo))), stack
-                )
+            if len(places):
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(places)))
+                self._encode(encoder, self._words(encoder, texts(), places), stage, stack)
         self.cache.flush()
+
+    def _words(self, encoder: Encoder, texts: Iterator[Words], places: Rows) -> Iterator[tuple[Origin, Input]]:
+        """What the encoder is given of the texts at these ascending places, the longest of many first."""
+        wanted = iter(places.tolist())
+        place = next(wanted)
+        chosen: list[Words] = []
+        for number, words in enumerate(texts):
+            if number == place:
+                chosen.append(words)
+                place = next(wanted, -1)
+            if len(chosen) == SORTED or (place < 0 and chosen):
+                # Neighbours of one length are padded least, and the batch that needs most memory comes first.
+                chosen.sort(key=lambda one: -sum(map(len, (one.caption, *one.read_by(encoder).values()))))
+                for one in chosen:
+                    origin = self.origins.caption(encoder, one)
+                    yield origin, Input(origin.key, caption=one.caption, facts=one.read_by(encoder))
+                chosen = []
+            if place < 0:
+                return
 
     def media(self, encoder: Encoder) -> None:
         """Encode this rank's share of the samples that the cache lacks, largest first."""
@@ -188,7 +204,7 @@ class _Filling:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
         places = [np.zeros(0, dtype=np.int64)]
         for start in range(0, len(rows), CHUNK):
-            known = [self.origins.media(encoder, one.index, int(row)) for row in rows[start : start + CHUNK]]
+            known = [self.origins.media(encoder, one, int(row)) for row in rows[start : start + CHUNK]]
             places.append(start + self.cache.lacking([origin.key if origin else "" for origin in known]))
         return rows[np.concatenate(places)]
 
@@ -204,7 +220,7 @@ class _Filling:
                 # Of a file that gives several windows, all bytes are read for the first of them only.
                 if index.digest(row) is None or index.kind(row) not in WINDOWED:
                     index.remember(row, digest_of_file(file))
-                origin = self.origins.media(encoder, index, row)
+                origin = self.origins.media(encoder, job.one, row)
                 assert origin is not None
                 return origin, None if origin.key in self.cache else media_input(job.one, row, file, encoder)
 
@@ -231,8 +247,11 @@ class _Filling:
         for batch in _batches(pairs, self.options.batch):
             if run is None:
                 run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
-            for (origin, _), tensors in zip(batch, run([given for _, given in batch]), strict=True):
-                self.cache.put(origin, tensors)
+            for (origin, _), answer in zip(batch, run([given for _, given in batch]), strict=True):
+                if isinstance(answer, SampleUnreadable):
+                    self.failed[origin.key] = answer.reason
+                else:
+                    self.cache.put(origin, answer)
             stage.advance(len(batch))
 
     def share(self, stage: str) -> None:
@@ -240,30 +259,10 @@ class _Filling:
         self.cache.flush()
         fresh = {one.name: self.digested.pop(one.name) for one in self.every if one.name in self.digested}
         if self.ranks.size > 1:
-            self._exchange_digests(fresh, stage)
+            exchange_digests(self.every, fresh, self.cache, self.ranks, stage)
         elif fresh:
             for one in self.every:
                 one.save_digests()
-
-    def _exchange_digests(self, fresh: Mapping[str, list[int]], stage: str) -> None:
-        """Through the cache's store, since what ranks share beyond that is the engine's own affair."""
-        store, written = self.cache.store, []
-        for one in self.every:
-            if one.name in fresh:
-                written.append(f"{_digests_of(one)}{uuid4().hex}.parquet")
-                sink = pa.BufferOutputStream()
-                pq.write_table(one.index.take(np.array(sorted(fresh[one.name]))).digest_table(), sink)
-                store.create(written[-1], bytes(sink.getvalue()))
-        self.ranks.barrier(stage)
-        self.cache.refresh()
-        for one in self.every:
-            if tables := list(_tables(store, _digests_of(one))):
-                one.index.recall(pa.concat_tables(tables))
-                if self.ranks.rank == 0:
-                    one.save_digests()
-        self.ranks.barrier(f"{stage}: digests")
-        for key in written:
-            store.delete(key)
 
     def masks(self) -> None:
         """Shrink this rank's share of the masks to the size of their latents.
@@ -287,6 +286,9 @@ class _Filling:
                 if made is not None:
                     self.cache.put(*made)
         self.share("masks")
+        for one in self.sets:
+            for text in mask_remarks(one, self.levels.get(one.name, {})):
+                self.report.warn(f"data set {one.name!r}: {text}")
 
     def _mask(self, work: tuple[PreparedSet, int]) -> tuple[Origin, Mapping[str, Tensor]] | None:
         """A mask's entry where it is this rank's to make. Notes the digest in any case."""
@@ -298,10 +300,12 @@ class _Filling:
         self.origins.masks.setdefault(one.name, {})[row] = digest_of(data)
         origin = self.origins.mask(one, row, *size)
         assert origin is not None
-        if origin.key in self.cache:
-            return None
+        known = self.cache.get(origin.key)
         # Decoded on every rank: one that cannot be is then gone on every rank.
-        tensor = mask_tensor(one, row, data, *size)
+        tensor = known[MASK] if known else mask_tensor(one, row, data, *size)
+        self.levels.setdefault(one.name, {})[row] = (int(tensor.min()), int(tensor.max()))
+        if known:
+            return None
         return (origin, {MASK: tensor}) if int(origin.key, 16) % self.ranks.size == self.ranks.rank else None
 
     def encoded(self) -> Encoded:
@@ -320,7 +324,9 @@ class _Filling:
             self.report.dropped(name, key, self._reason(one, row))
         first = f"{keys[0]!r} ({self.reasons[name, keys[0]]})"
         check_unreadable(name, one.config.options, len(gone), len(one.index), first)
-        self.report.note(f"data set {name!r}: {len(gone)} samples cannot be decoded and are left out", kind="warning")
+        named = "; ".join(f"{key!r}: {self.reasons[name, key]}" for key in keys[:NAMED])
+        more = f"; and {len(gone) - NAMED} more" if len(gone) > NAMED else ""
+        self.report.warn(f"data set {name!r}: left out, since they cannot be used: {len(gone)} samples ({named}{more})")
         lost = np.array(sorted(gone))
         buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
         return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
@@ -342,20 +348,17 @@ class _Filling:
     def _reason(self, one: PreparedSet, row: int) -> str:
         """Why a sample was left out; tried again here where another rank had it."""
         name, key = one.name, one.index.key(row)
+        for encoder in (*self.origins.media_readers, self.origins.references):
+            origin = self.origins.media(encoder, one, row)
+            if origin is not None and origin.key in self.failed:
+                return self.reasons.setdefault((name, key), self.failed[origin.key])
         if (name, key) not in self.reasons:
             try:
                 with one.open(row) as file:
                     media_input(one, row, file, self.origins.codec)
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
-        return self.reasons.setdefault((name, key), "another rank could not decode it")
-
-
-def _tables(store: Store, prefix: str) -> Iterator[pa.Table]:
-    for entry in store.list(prefix):
-        # Another run that fills the same cache may take its own away at any moment.
-        with suppress(FileNotFoundError):
-            yield pq.read_table(pa.BufferReader(store.read(entry.key)))
+        return self.reasons.setdefault((name, key), "another rank could not encode it")
 
 
 def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
@@ -373,9 +376,11 @@ def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
     return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
 
 
-def _digests_of(one: PreparedSet) -> str:
-    # References have the url of the data set that they belong to.
-    return f"{DIGESTS}{digest_of(f'{one.config.options.url} {one.name}'.encode())}/"
+def _chunks(texts: Iterator[Words], size: int) -> Iterator[tuple[int, list[Words]]]:
+    start = 0
+    while chunk := list(islice(texts, size)):
+        yield start, chunk
+        start += len(chunk)
 
 
 def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:

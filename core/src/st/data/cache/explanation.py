@@ -29,9 +29,14 @@ def explain(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> Itera
     known = [record for _, _, record in records(cache)]
     one.digest(row)
     for encoder in origins.media_readers:
-        origin = origins.media(encoder, one.index, row)
+        origin = origins.media(encoder, one, row)
         assert origin is not None
         yield Explanation(encoder.name, one.index.key(row), _state(cache, origin, known))
+    for other in one.references:
+        other.digest(row)
+        origin = origins.media(origins.references, other, row)
+        assert origin is not None
+        yield Explanation(origins.references.name, other.index.key(row), _state(cache, origin, known))
     for encoder in origins.caption_readers:
         for text in one.index.captions(row) or ("",):
             words = Words(text, one.index.facts(row))

@@ -39,7 +39,7 @@ class Mender:
 
     def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Mapping[str, Tensor]:
         """The encoder's entry of a sample. Raises SampleUnreadable, also where the file is not the one of before."""
-        origin = self._origins.media(encoder, one.index, row)
+        origin = self._origins.media(encoder, one, row)
         with one.open(row) as file:
             if origin is None or digest_of_file(file) != origin.reads["bytes"]:
                 raise SampleUnreadable(one.index.key(row), "the file has changed since training began")
@@ -56,7 +56,10 @@ class Mender:
 
     def _mend(self, encoder: Encoder, origin: Origin, given: Input) -> Mapping[str, Tensor]:
         with encoder.open(torch.device("cpu")) as encode:
-            return self._kept(origin, EncoderRun(encoder, encode, 1)([given])[0])
+            (answer,) = EncoderRun(encoder, encode, 1)([given])
+        if isinstance(answer, SampleUnreadable):
+            raise answer
+        return self._kept(origin, answer)
 
     def _kept(self, origin: Origin, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         self._cache.put(origin, tensors)

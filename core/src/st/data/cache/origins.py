@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from st.data.cache.cache import Origin
 from st.data.geometry import Geometry
-from st.data.media.media_reader import WINDOWED
+from st.data.media.media_reader import DECODERS, WINDOWED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,12 +58,17 @@ class Origins:
         facts = {f"fact {name}": value for name, value in words.read_by(encoder).items()}
         return Origin(encoder.name, self._fingerprints[encoder.name], {"caption": words.caption, **facts})
 
-    def media(self, encoder: Encoder, index: Index, row: int) -> Origin | None:
+    def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Origin | None:
         """What the encoder's entry of a sample is made of; None while the digest of the sample's bytes is not known."""
+        index = one.index
         digest = index.digest(row)
         if digest is None:
             return None
-        return Origin(encoder.name, self._fingerprints[encoder.name], _place(index, row, digest), index.key(row))
+        reads = _place(index, row, digest)
+        if one.config.options.keep_silence and "audio" in encoder.reads:
+            # Entries of silent sounds must not be found by data sets that leave them out.
+            reads["silence"] = "kept"
+        return Origin(encoder.name, self._fingerprints[encoder.name], reads, index.key(row))
 
     def mask(self, one: PreparedSet, row: int, height: int, width: int) -> Origin | None:
         """What the entry of a sample's mask is made of, at latents of a size; None where it has no mask."""
@@ -74,26 +79,27 @@ class Origins:
         return Origin(MASK, "1", reads, one.index.extras(row)[MASK])
 
 
-def _place(index: Index, row: int, digest: str) -> Mapping[str, str]:
+def _place(index: Index, row: int, digest: str) -> dict[str, str]:
     # From the columns: a Fit object costs more than the rest of a key.
     fits = index.fits
     assert fits is not None, "a prepared data set has fits"
+    kind = index.kind(row)
     geometry = Geometry(*(column[row].item() for column in (fits.height, fits.width, fits.frames, fits.seconds)))
     place = {
         "bytes": digest,
-        "geometry": str(geometry),
+        "geometry": geometry.label,
         "resized": f"{fits.resized_width[row]}x{fits.resized_height[row]}",
         "crop": f"{fits.top[row]},{fits.left[row]}",
+        "decoder": DECODERS[kind],
     }
-    if decoder := WINDOWED.get(index.kind(row)):
+    if kind in WINDOWED:
         place["window"] = f"{fits.start[row]:.6f}s at {fits.rate[row]:.6f}/s"
-        place["decoder"] = decoder
     return place
 
 
 def latent_size(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> tuple[int, int] | None:
     """(H, W) of a sample's latents, without reading them; None where they are not in the cache."""
-    origin = origins.media(origins.codec, one.index, row)
+    origin = origins.media(origins.codec, one, row)
     shapes = cache.shapes(origin.key) if origin else None
     return None if shapes is None else (shapes["latents"][-2], shapes["latents"][-1])
 

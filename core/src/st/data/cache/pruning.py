@@ -11,6 +11,7 @@ from st.data.cache.cache import INDEXES, SHARDS
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.cache.shard import DAMAGED, unpack_records
 from st.data.digest import digest_of
+from st.data.sets.memory import damaged_tables
 from st.data.sets.prepare import PreparedSet
 from st.data.sets.words import words_for
 
@@ -49,8 +50,8 @@ def usage(cache: Cache) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def prune(cache: Cache, wanted: Callable[[str], bool] | None, now: float, dry_run: bool = False) -> Pruned:
-    """Take out entries that are damaged, stored twice or not ``wanted`` (by key; None wants all), and shards without an
-    index.
+    """Take out entries that are damaged, stored twice or not ``wanted`` (by key; None wants all), tables that are
+    damaged, and shards without an index.
 
     Reads every entry. Those that stay are written to new shards before their old one is deleted, so that a process that
     is killed meanwhile loses none. now: seconds since 1970. Other processes should not be reading the cache.
@@ -69,6 +70,11 @@ def prune(cache: Cache, wanted: Callable[[str], bool] | None, now: float, dry_ru
                 kept.append(row)
         if len(kept) < len(index) and not dry_run:
             _rewrite(cache, index, kept)
+    for key in [*cache.damaged_indexes, *(key for key, damaged in damaged_tables(cache.store) if damaged)]:
+        pruned.entries["damaged tables"] += 1
+        pruned.size_bytes += cache.store.size_bytes(key)
+        if not dry_run:
+            cache.store.delete(key)
     named = {index.name for index in cache.contents.indexes}
     for entry in list(cache.store.list(SHARDS)):
         if entry.key.removeprefix(SHARDS) not in named and entry.modified < now - ORPHAN_SECONDS:
@@ -113,7 +119,11 @@ def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, pro
     for one in sets:
         for row in range(len(one.index)):
             one.digest(row)
-            keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one.index, row))}
+            keys |= {origin.key for e in origins.media_readers if (origin := origins.media(e, one, row))}
+        for other in one.references:
+            for row in range(len(other.index)):
+                other.digest(row)
+                keys |= {origin.key} if (origin := origins.media(origins.references, other, row)) else set()
         for row in masked_rows(one):
             size = latent_size(origins, cache, one, row)
             origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FORMAT = "1"
+from st.data.store.sealed import seal, unseal
+
+FORMAT = "2"
 KEY_BYTES = 16
 DTYPES = {
     torch.float64: "F64",
@@ -141,10 +142,7 @@ def _index_file(columns: Mapping[str, list[object]], size_bytes: int) -> bytes:
         [("key", pa.binary(KEY_BYTES)), ("checksum", pa.uint32()), ("layout", pa.string()), ("record", pa.string())],
         metadata={"format": FORMAT, "size_bytes": str(size_bytes)},
     )
-    sink = pa.BufferOutputStream()
-    table = pa.table(dict(columns), schema=schema)
-    pq.write_table(table, sink, compression="zstd", use_dictionary=["record"], write_page_checksum=True)
-    return bytes(sink.getvalue())
+    return seal(pa.table(dict(columns), schema=schema), dictionary=["record"])
 
 
 def unpack_index(name: str, data: bytes) -> ShardIndex:
@@ -167,12 +165,8 @@ def unpack_records(data: bytes) -> list[dict[str, str]]:
 
 
 def _table(data: bytes, columns: list[str]) -> tuple[pa.Table, Mapping[bytes, bytes]]:
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        metadata = file.schema_arrow.metadata or {}
-        table = file.read(columns=columns)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise ValueError(f"not an index of a shard: {error}") from error
+    table = unseal(data, columns)
+    metadata = table.schema.metadata or {}
     if metadata.get(b"format") != FORMAT.encode():
         raise ValueError(f"an index of format {metadata.get(b'format', b'')!r}")
     return table, metadata
@@ -189,10 +183,50 @@ def view(buffer: Tensor, place: tuple[str, list[int], int, int], offset: int = 0
 
 
 class Contents:
-    """Where every entry of a cache is: the indexes of all shards, sorted by key, the newest copy of an entry first.
+    """Where every entry of a cache is: the indexes of all shards, the newest copy of an entry first.
 
-    indexes: oldest first.
+    indexes: oldest first. Keys are sorted in runs, each at least twice as long as the next newer one, so that a shard
+    that is added costs what the runs it is merged with hold, and not a sort of all that there is.
     """
+
+    def __init__(self, indexes: Sequence[ShardIndex]) -> None:
+        self._runs: list[_Run] = [_Run(indexes)] if indexes else []
+
+    @property
+    def indexes(self) -> tuple[ShardIndex, ...]:
+        """The indexes of all shards, oldest first."""
+        return tuple(index for run in self._runs for index in run.indexes)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    def add(self, index: ShardIndex) -> None:
+        """One more shard, newer than all others."""
+        newest = [index]
+        while self._runs and len(self._runs[-1]) < 2 * sum(map(len, newest)):
+            newest = [*self._runs.pop().indexes, *newest]
+        # A new list: another thread may be going through the one that was.
+        self._runs = [*self._runs, _Run(newest)]
+
+    def has(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of these keys have an undamaged entry, (n,); '' is a key that nothing has."""
+        found = np.zeros(len(keys), dtype=np.bool_)
+        if not len(self) or not keys:
+            return found
+        wanted = halves([key or "0" * 2 * KEY_BYTES for key in keys])
+        for run in self._runs:
+            found |= run.has(wanted)
+        return found
+
+    def find(self, key: str) -> Iterator[tuple[ShardIndex, int]]:
+        """Every copy of an entry that is not known to be damaged, the newest first."""
+        wanted = halves([key])[0]
+        for run in reversed(self._runs):
+            yield from run.find(wanted)
+
+
+class _Run:
+    """Indexes whose keys are sorted together. indexes: oldest first."""
 
     def __init__(self, indexes: Sequence[ShardIndex]) -> None:
         self.indexes = tuple(indexes)
@@ -209,23 +243,22 @@ class Contents:
     def __len__(self) -> int:
         return len(self._row)
 
-    def has(self, keys: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of these keys have an undamaged entry, (n,); '' is a key that nothing has."""
-        found = np.zeros(len(keys), dtype=np.bool_)
+    def has(self, wanted: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which of these keys, (n, 2), have an undamaged entry, (n,)."""
+        found = np.zeros(len(wanted), dtype=np.bool_)
         if not len(self):
             return found
-        wanted = halves([key or "0" * 2 * KEY_BYTES for key in keys])
         places = np.minimum(np.searchsorted(self._keys[:, 0], wanted[:, 0]), len(self) - 1)
         trust = np.concatenate([index.trust for index in self.indexes])[self._start[self._shard] + self._row]
         found[:] = (self._keys[places] == wanted).all(axis=1) & (trust[places] != DAMAGED)
         # Where the first candidate is another key's or damaged, a further copy may still be there.
         for place in np.flatnonzero(~found & (self._keys[places, 0] == wanted[:, 0])):
-            found[place] = next(self.find(keys[int(place)]), None) is not None
+            found[place] = next(self.find(wanted[place]), None) is not None
         return found
 
-    def find(self, key: str) -> Iterator[tuple[ShardIndex, int]]:
-        """Every copy of an entry that is not known to be damaged, the newest first."""
-        high, low = halves([key])[0]
+    def find(self, wanted: NDArray[np.uint64]) -> Iterator[tuple[ShardIndex, int]]:
+        """Every copy of an entry, by its key's halves (2,), that is not known to be damaged, the newest first."""
+        high, low = wanted
         position = int(np.searchsorted(self._keys[:, 0], high))
         while position < len(self) and self._keys[position, 0] == high:
             index, row = self.indexes[self._shard[position]], int(self._row[position])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, Tensor]
     Collate = Callable[[Sequence[Tensors]], Tensors]
 
+READERS = 16
+"""Entries that are read at a time from a store far away."""
+
 ATTEMPTS = 8
 """Samples of a bucket that are tried in place of one that has become unreadable."""
 
@@ -40,25 +45,45 @@ class Kept:
     """Entries that stay in memory, up to a number of bytes.
 
     What came first stays: a shuffled pass over more than fits would push out of a least-recently-used list just what it
-    needs next.
+    needs next. Thread-safe.
     """
 
     def __init__(self, cache: Cache, keep_bytes: int) -> None:
         self._cache, self._left = cache, keep_bytes
         self._entries: dict[str, Tensors] = {}
+        self._coming: dict[str, Future[Tensors | None]] = {}
+        self._lock = Lock()
+        # A disk answers one request after the other as fast; a store far away takes its time for each.
+        self._pool = None if cache.store.is_local else ThreadPoolExecutor(READERS, thread_name_prefix="entries")
+
+    def ahead(self, keys: Iterable[str]) -> None:
+        """Begin to read entries that ``get`` is about to be asked for, side by side where they come from far away."""
+        if self._pool is None:
+            return
+        with self._lock:
+            for key in keys:
+                if key not in self._entries and key not in self._coming:
+                    self._coming[key] = self._pool.submit(self._cache.get, key)
 
     def get(self, key: str) -> Tensors | None:
         """An entry, as the cache has it."""
-        known = self._entries.get(key)
+        with self._lock:
+            known, coming = self._entries.get(key), self._coming.pop(key, None)
         if known is not None:
             return known
-        tensors = self._cache.get(key)
+        tensors = coming.result() if coming else self._cache.get(key)
         if tensors is not None:
             size_bytes = sum(tensor.nbytes for tensor in tensors.values())
-            if size_bytes <= self._left:
-                self._left -= size_bytes
-                self._entries[key] = tensors
+            with self._lock:
+                if size_bytes <= self._left:
+                    self._left -= size_bytes
+                    self._entries[key] = tensors
         return tensors
+
+    def close(self) -> None:
+        """Read nothing ahead any more."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 class Assembler:
@@ -88,9 +113,25 @@ class Assembler:
         sample whose entry is gone and whose file cannot be read gives way to another of its bucket, drawn by its index.
         """
         indices = tuple(range(first, first + len(rows)))
+        self._entries.ahead(self._keys(one, rows, indices))
         samples = [self._replaceable(one, bucket, int(row), index) for row, index in zip(rows, indices, strict=True)]
         captions = [self._caption(one, row, index) for (row, _), index in zip(samples, indices, strict=True)]
         return self._batch(one, samples, captions, indices)
+
+    def _keys(self, one: PreparedSet, rows: Rows, indices: Sequence[int]) -> Iterator[str]:
+        """Of the entries that a batch is made of, masks aside, where nothing has to give way to another."""
+        for row, index in zip(map(int, rows), indices, strict=True):
+            media = [(encoder, one) for encoder in self._origins.media_readers]
+            media += [(self._origins.references, other) for other in one.references]
+            for encoder, own in media:
+                if (origin := self._origins.media(encoder, own, row)) is not None:
+                    yield origin.key
+            words = self._caption(one, row, index)
+            yield from (self._origins.caption(encoder, words).key for encoder in self._origins.caption_readers)
+
+    def close(self) -> None:
+        """Read nothing ahead any more."""
+        self._entries.close()
 
     def fixed(self, one: PreparedSet, rows: Rows, first: int) -> Batch:
         """Samples of one geometry with their first caption, which is never dropped."""
@@ -167,7 +208,7 @@ class Assembler:
         return merged
 
     def _media(self, encoder: Encoder, one: PreparedSet, row: int) -> Tensors:
-        origin = self._origins.media(encoder, one.index, row)
+        origin = self._origins.media(encoder, one, row)
         assert origin is not None, "the digest of every sample is known once the cache is filled"
         return self._entry(origin, partial(self._mender.media, encoder, one, row))
 

@@ -194,6 +194,7 @@ class Loader:
         """Stop preparing batches."""
         self._forget()
         self._pool.shutdown()
+        self._assembler.close()
 
 
 class _Place:

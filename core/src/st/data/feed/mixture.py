@@ -1,11 +1,9 @@
-"""Which data set the next samples come from."""
+"""How often each data set is seen, and which one the next samples come from."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from st.errors import DataUnusable
@@ -17,30 +15,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """The data sets of a run, sorted by name, with the weights they are drawn by.
+    """The data sets of a run, sorted by name.
 
-    weights: of each data set, in proportion to its chance; they need not add up to 1.
+    times: how often an epoch goes through each of them, repeats aside. The least is 1, so that an epoch shows every
+    sample; weights make the others more.
     """
 
     options: tuple[DatasetOptions, ...]
-    weights: tuple[float, ...]
+    times: tuple[float, ...]
 
     @classmethod
     def of(cls, options: Sequence[DatasetOptions], lengths: Sequence[int], by_length: bool) -> Mixture:
-        """by_length: a data set's chance is its ``weight`` times its share of all samples; else ``weight`` alone."""
-        total = sum(lengths)
-        shares = [length / total if by_length else 1.0 for length in lengths]
-        return cls(tuple(options), tuple(one.weight * share for one, share in zip(options, shares, strict=True)))
+        """lengths: samples of each in one pass, repeats included. Empty ones count for nothing.
+
+        by_length: a data set is drawn from as often as its length times its ``weight`` says; else as its ``weight``.
+        """
+        pairs = list(zip(options, lengths, strict=True))
+        times = [one.weight if by_length else one.weight / max(length, 1) for one, length in pairs]
+        least = min((time for time, length in zip(times, lengths, strict=True) if length), default=1.0)
+        return cls(tuple(options), tuple(max(time / least, 1.0) for time in times))
 
     def active(self, step: int, epoch: int) -> tuple[int, ...]:
         """The data sets in use at an optimizer step and in an epoch, both counted from 1."""
         return tuple(number for number, one in enumerate(self.options) if _in_bounds(one, step, epoch))
 
-    def choose(self, candidates: Sequence[int], seed: int, index: int) -> int:
-        """One of the candidates, drawn by weight for the sample with this draw index; the same on every rank."""
-        sums = list(accumulate(self.weights[number] for number in candidates))
-        place = keyed(seed, index, "dataset") / 2**64 * sums[-1]
-        return candidates[min(bisect_right(sums, place), len(sums) - 1)]
+    def choose(self, left: Mapping[int, int], seed: int, index: int) -> int:
+        """A data set for the sample with this draw index, by what is left of each in the epoch; the same on every rank.
+
+        By what is left, not by fixed chances: all data sets then run out together, and no part of an epoch belongs to
+        one of them.
+        """
+        place = keyed(seed, index, "dataset") % sum(left.values())
+        for number, count in left.items():
+            if place < count:
+                return number
+            place -= count
+        raise AssertionError("a place below the sum is in one of the parts")
 
     def require_active(self, step: int, epoch: int) -> tuple[int, ...]:
         """``active``, of which there must be one. Raises DataUnusable naming every data set's bounds."""

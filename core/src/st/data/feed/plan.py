@@ -47,7 +47,10 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class _Quota:
-    """What an epoch takes of a bucket. entries: samples, repeats included. unit: how many are drawn at a time."""
+    """What an epoch takes of a bucket. entries: samples, repeats and weight included. unit: how many are drawn at once.
+
+    label: what the bucket is called in saved positions.
+    """
 
     label: str
     samples: int
@@ -79,14 +82,20 @@ class Plan:
         self.sets = tuple(sorted(sets, key=lambda one: one.config.name))
         self.buckets = tuple(tuple(bucket for bucket in one.buckets if len(bucket.rows)) for one in self.sets)
         options = [one.config.options for one in self.sets]
-        lengths = [sum(len(bucket.rows) for bucket in buckets) for buckets in self.buckets]
+        lengths = [
+            sum(len(bucket.rows) for bucket in buckets) * (one.repeats + 1)
+            for one, buckets in zip(options, self.buckets, strict=True)
+        ]
         if not sum(lengths):
             raise DataUnusable("no sample is left to train on")
         self.mixture = Mixture.of(options, lengths, by_length)
         self._quotas = tuple(
-            tuple(_quota(bucket, one.repeats, one.oversubscribe, shape) for bucket in buckets)
-            for one, buckets in zip(options, self.buckets, strict=True)
+            tuple(_quota(bucket, (one.repeats + 1) * times, shape) for bucket in buckets)
+            for one, buckets, times in zip(options, self.buckets, self.mixture.times, strict=True)
         )
+        for quotas in self._quotas:
+            labels = [quota.label for quota in quotas]
+            assert len(set(labels)) == len(labels), f"two buckets are called the same: {labels}"
         self._orders: dict[tuple[int, int], tuple[int, int, Rows]] = {}
 
     @property
@@ -142,10 +151,11 @@ class Plan:
         self, position: Position, candidates: Mapping[int, Sequence[tuple[int, int]]], index: int
     ) -> tuple[Unit, Position]:
         """A unit of one of the candidates, and the position with its entries taken."""
-        number = self.mixture.choose(tuple(candidates), self.seed, index)
+        by_set = {number: sum(left for _, left in buckets) for number, buckets in candidates.items()}
+        number = self.mixture.choose(by_set, self.seed, index)
         # By the entries left, not in turn: all buckets then run out together at the end of the epoch, as if every
         # sample had been shuffled, where taking turns uses up the small buckets first.
-        place = keyed(self.seed, index, "bucket") % sum(left for _, left in candidates[number])
+        place = keyed(self.seed, index, "bucket") % by_set[number]
         bucket = next(bucket for bucket, end in _ends(candidates[number]) if place < end)
         taken, quota = position.taken[number][bucket], self._quotas[number][bucket]
         rows = self._rows(number, bucket, position.epoch, range(taken, taken + quota.unit))
@@ -295,10 +305,8 @@ def _ends(weighted: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield thing, end
 
 
-def _quota(bucket: Bucket, repeats: int, oversubscribe: bool, shape: BatchShape) -> _Quota:
+def _quota(bucket: Bucket, times: float, shape: BatchShape) -> _Quota:
     samples = len(bucket.rows)
-    if oversubscribe and samples * (repeats + 1) < shape.effective:
-        repeats = -(-shape.effective // samples) - 1
-    entries = samples * (repeats + 1)
+    entries = round(samples * times)
     unit = shape.effective if entries >= shape.effective else shape.unit
-    return _Quota(f"{bucket.geometry}@{bucket.aspect:g}", samples, entries, unit)
+    return _Quota(bucket.label, samples, entries, unit)

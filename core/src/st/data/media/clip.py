@@ -89,9 +89,6 @@ class ClipReader(MediaReader):
 
         return SoundReader().audio(key, file, fit, rate, channels)
 
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        self.pixels(key, file, fit)
-
 
 def _film(key: str, file: BinaryIO) -> AbstractContextManager[Film]:
     return file.film() if isinstance(file, FrameFolder) else VideoFile(key, file)
@@ -107,6 +104,10 @@ class VideoFile:
             self._container.close()
             raise SampleUnreadable(key, "it has no video stream")
         self._stream = self._container.streams.video[0]
+        # PyAV declares that there always is one.
+        if getattr(self._stream, "codec_context", None) is None:
+            self._container.close()
+            raise SampleUnreadable(key, "its pictures are in an encoding that is not known")
 
     def __enter__(self) -> VideoFile:
         return self

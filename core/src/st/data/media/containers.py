@@ -16,6 +16,31 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 
+FORMATS = (
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "mpegvideo",
+        "asf",
+        "flv",
+        "gif",
+        "nut",
+        "mxf",
+        "h264",
+        "hevc",
+        "m4v",
+    ),
+    *("ogg", "wav", "w64", "flac", "mp3", "aac", "aiff", "caf", "amr", "ac3", "eac3", "au"),
+)
+"""Containers that are opened, whatever a file is called. Lists and descriptions of other places (SDP, HLS) are not
+among them: they make FFmpeg open sockets and other files."""
+
+_SAFE = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "data"}
+
+
 def opened(key: str, file: BinaryIO, noun: str) -> InputContainer:
     """The container in a file, to be closed. Raises SampleUnreadable."""
     file.seek(0)
@@ -24,7 +49,7 @@ def opened(key: str, file: BinaryIO, noun: str) -> InputContainer:
     file.seek(0)
     try:
         # Metadata in whatever encoding must not keep a file from being read.
-        return av.open(file, "r", metadata_errors="ignore")
+        return av.open(file, "r", metadata_errors="ignore", options=_SAFE)
     except (av.FFmpegError, IndexError) as error:
         reason = f"it cannot be opened: not a {noun}, or cut short (it begins with {begins!r})"
         raise SampleUnreadable(key, reason) from error

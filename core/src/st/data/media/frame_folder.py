@@ -27,8 +27,8 @@ _NUMBER = re.compile(r"(\d+)")
 class FrameFolder(io.RawIOBase):
     """The pictures of a folder, ordered by the numbers in their names, at ``rate`` frames per second.
 
-    Read as a file it is their bytes, one behind the other: what stands for all of them in a digest. Raises
-    SampleUnreadable where there is none.
+    Read as a file it is their rate and their bytes, one behind the other: what stands for all of them in a digest.
+    Raises SampleUnreadable where there is none.
     """
 
     def __init__(self, store: Store, key: str, rate: float) -> None:
@@ -39,7 +39,7 @@ class FrameFolder(io.RawIOBase):
         self.frames = sorted((name for name in found if name.lower().endswith(endings)), key=_by_number)
         if not self.frames:
             raise SampleUnreadable(key, "the folder holds no pictures")
-        self._next, self._rest = 0, b""
+        self._next, self._rest = 0, self._head
 
     def readable(self) -> bool:
         return True
@@ -51,7 +51,7 @@ class FrameFolder(io.RawIOBase):
         """Back to the beginning, which is the only place that anybody goes to."""
         if offset or whence != io.SEEK_SET:
             raise io.UnsupportedOperation("a folder of frames is read from its beginning")
-        self._next, self._rest = 0, b""
+        self._next, self._rest = 0, self._head
         return 0
 
     def readinto(self, buffer: object) -> int:
@@ -62,6 +62,11 @@ class FrameFolder(io.RawIOBase):
         count = min(len(view), len(self._rest))
         view[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
+
+    @property
+    def _head(self) -> bytes:
+        # No file says for how long each picture is shown, as the header of a video file does.
+        return f"{self._rate!r} frames per second\n".encode()
 
     def film(self) -> AbstractContextManager[Film]:
         """The folder as an open clip."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from st.errors import SampleUnreadable
@@ -22,6 +23,14 @@ PREFIX_BYTES = 65536
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused (Pillow's limit): decoded, this many take 0.7 GB."""
+
+FORMATS = (
+    *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI"),
+)
+"""What Pillow may open, whatever a file is called. Others start programs (EPS runs Ghostscript) or open other files."""
+
+TAIL_BYTES = 65536
+"""How much of a PNG's end is looked through for an orientation that is written behind its pixels."""
 
 _ORIENTATION = 0x0112
 _SWAPPED = (5, 6, 7, 8)
@@ -70,6 +79,24 @@ def read_header(key: str, data: bytes, complete: bool = True) -> Header | None:
     return header
 
 
+def with_tail(header: Header, tail: bytes) -> Header:
+    """A PNG's header with the orientation that its last bytes may hold: some programs append it to finished files."""
+    if header.format != "PNG" or header.orientation != 1:
+        return header
+    place = tail.find(b"eXIf")
+    while place >= 4:
+        (length,) = struct.unpack_from(">I", tail, place - 4)
+        chunk, crc = tail[place : place + 4 + length], tail[place + 4 + length : place + 8 + length]
+        # Compressed pixels can spell anything; that its checksum follows they cannot.
+        if len(crc) == 4 and zlib.crc32(chunk).to_bytes(4, "big") == crc:
+            try:
+                return header._replace(orientation=_exif_orientation(chunk, 4))
+            except (IndexError, struct.error):
+                return header
+        place = tail.find(b"eXIf", place + 1)
+    return header
+
+
 def mislabelled(key: str, header: Header) -> bool:
     """Whether the file's name promises another format than its bytes are."""
     extension = key.rpartition(".")[2].lower()
@@ -83,7 +110,8 @@ def open_picture(key: str, data: bytes) -> Image.Image:
     # Between half its limit and its limit Pillow warns; below MAX_PIXELS a picture is simply large.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     try:
-        return Image.open(io.BytesIO(data))
+        Image.init()
+        return Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise SampleUnreadable(key, f"more than {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except (UnidentifiedImageError, OSError, ValueError) as error:

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from st.data.sample import Kind, Media
     from st.data.store.store import Store
 
-WINDOWED: Mapping[Kind, str] = {"video": "clip 1", "audio": "sound 1"}
-"""Kinds of which a window is used, with the version of their decoders: it changes when the same window of the same
-bytes would give other pixels or another sound, and is part of their cache keys."""
+DECODERS: Mapping[Kind, str] = {"image": "picture 2", "video": "clip 1", "audio": "sound 1"}
+"""The version of each kind's decoder: it changes when the same part of the same bytes would give other pixels or
+another sound, and is part of cache keys."""
+
+WINDOWED: frozenset[Kind] = frozenset(("video", "audio"))
+"""Kinds of which a window is used."""
 
 
 class Header(NamedTuple):
@@ -73,10 +76,6 @@ class MediaReader(ABC):
         As loud as it is stored. rate or channels 0: as stored.
         """
         raise SampleUnreadable(key, f"it is a {self.noun}, and the model reads sound")
-
-    @abstractmethod
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        """Decode what training would. Raises SampleUnreadable."""
 
 
 _READERS: Mapping[Kind, tuple[str, str]] = {

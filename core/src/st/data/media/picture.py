@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from st.data.media.header import PREFIX_BYTES, mislabelled, open_picture, read_header
-from st.data.media.media_reader import Header, MediaReader
+from st.data.media.header import PREFIX_BYTES, TAIL_BYTES, Header, mislabelled, open_picture, read_header, with_tail
+from st.data.media.media_reader import Header as MediaHeader
+from st.data.media.media_reader import MediaReader
 from st.data.sample import Media
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
@@ -23,8 +26,13 @@ if TYPE_CHECKING:
     from st.data.backend import DataBackend
     from st.data.geometry import Fit
     from st.data.media.media_reader import StoredFiles
+    from st.data.store.store import Store
+
+STRETCH = 0.01
+"""By how much a picture's aspect may change, beside what a pixel of rounding does."""
 
 _WHITE = (255, 255, 255, 255)
+_BAND_ROWS = 256
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,13 +50,18 @@ class PictureReader(MediaReader):
     kind, noun = "image", "picture"
     extensions = ("jpg", "jpeg", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif")
 
-    def header(self, backend: StoredFiles, key: str) -> Header:
+    def header(self, backend: StoredFiles, key: str) -> MediaHeader:
         data = backend.store.read_range(key, 0, PREFIX_BYTES)
         header = read_header(key, data, complete=len(data) < PREFIX_BYTES)
         header = header or read_header(key, backend.store.read(key))
         assert header is not None
+        if header.format == "PNG" and header.orientation == 1 and (path := backend.store.local(key)) is not None:
+            # A second request for each picture that is far away would double the time of a scan: there, such a picture
+            # is named when it is decoded.
+            tail = data if len(data) < PREFIX_BYTES else _tail(backend.store, key, path)
+            header = with_tail(header, tail[-TAIL_BYTES:])
         width, height = header.upright
-        return Header(Media("image", height, width), mislabelled(key, header))
+        return MediaHeader(Media("image", height, width), mislabelled(key, header))
 
     def open(self, backend: DataBackend, key: str) -> BinaryIO:
         # All of a picture is needed, and a backend may know a better way to that than seeking.
@@ -58,9 +71,6 @@ class PictureReader(MediaReader):
         """(H, W, 3) RGB."""
         file.seek(0)
         return decode(key, file.read(), fit)
-
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        self.pixels(key, file, fit)
 
 
 def decode(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
@@ -77,8 +87,8 @@ def decode(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
 def decode_mask(key: str, data: bytes, fit: Fit) -> NDArray[np.uint8]:
     """A mask at exactly its picture's fit: (H, W) uint8, 255 (white) where the picture is trained on.
 
-    A mask of another size than its picture is stretched to it, so that it must have the same aspect to line up. Raises
-    SampleUnreadable.
+    A mask of another size than its picture is stretched to it. Raises SampleUnreadable, also where it has another
+    aspect, and would not line up.
     """
     return _cropped(resized(key, data, fit, grey=True), fit)
 
@@ -87,6 +97,8 @@ def resized(key: str, data: bytes, fit: Fit, grey: bool = False) -> Image.Image:
     """The whole picture, upright, at ``fit.resized``, in RGB (or grey): what ``fit.crop`` is cut from."""
     header = read_header(key, data)
     assert header is not None
+    header = with_tail(header, data[-TAIL_BYTES:])
+    _check_shape(key, header, fit)
     height, width = fit.resized
     stored = (height, width) if header.orientation >= 5 else (width, height)
     picture = open_picture(key, data)
@@ -104,6 +116,20 @@ def resized(key: str, data: bytes, fit: Fit, grey: bool = False) -> Image.Image:
     return plain if turn is None else plain.transpose(turn)
 
 
+def _tail(store: Store, key: str, path: Path) -> bytes:
+    return store.read_range(key, max(0, path.stat().st_size - TAIL_BYTES), TAIL_BYTES)
+
+
+def _check_shape(key: str, header: Header, fit: Fit) -> None:
+    """Raise SampleUnreadable for what would be stretched: a mask or a reference of another shape, a changed picture."""
+    (own_width, own_height), (height, width) = header.upright, fit.resized
+    allowed = STRETCH + 1 / min(width, height) + 1 / min(own_width, own_height)
+    if abs((own_width * height) / (own_height * width) - 1) > allowed:
+        raise SampleUnreadable(
+            key, f"it is {own_width}x{own_height}, which is not the shape of {width}x{height} that it is resized to"
+        )
+
+
 def _cropped(picture: Image.Image, fit: Fit) -> NDArray[np.uint8]:
     top, left = fit.crop
     height, width = fit.geometry.height, fit.geometry.width
@@ -116,17 +142,35 @@ def _eight_bits(key: str, picture: Image.Image) -> Image.Image:
     """The picture in RGB with eight bits per channel."""
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return picture
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise SampleUnreadable(
-                key, f"its pixels reach from {values.min()} to {values.max()}; 16 bits are the limit"
-            )
-        eight = (values.astype(np.uint32) * 255 + 32767) // 65535
-        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     if picture.mode == "F":
         raise SampleUnreadable(key, "its pixels are floating-point numbers, whose range is not known")
+    if picture.mode.startswith("I"):
+        return _banded(picture, lambda band: _from_sixteen(key, band, picture.info.get("transparency")))
     if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")
+        return _banded(picture, _on_white)
     return picture.convert("RGB")
+
+
+def _banded(picture: Image.Image, plain: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture in RGB, made a band of rows at a time: its intermediate forms would take several times its memory."""
+    made = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, picture.height)
+        made.paste(plain(picture.crop((0, top, picture.width, bottom))), (0, top))
+    return made
+
+
+def _from_sixteen(key: str, band: Image.Image, transparent: object) -> Image.Image:
+    """16 bits of grey as RGB; pixels of the value that the file calls transparent are white."""
+    values = np.asarray(band)
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise SampleUnreadable(key, f"its pixels reach from {values.min()} to {values.max()}; 16 bits are the limit")
+    eight = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if isinstance(transparent, int):
+        eight[values == transparent] = 255
+    return Image.fromarray(eight).convert("RGB")
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    rgba = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, _WHITE), rgba).convert("RGB")

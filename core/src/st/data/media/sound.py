@@ -86,9 +86,6 @@ class SoundReader(MediaReader):
             raise SampleUnreadable(key, f"it ends after {ends:.2f} s; {fit.start + fit.duration:.2f} s are needed")
         return np.ascontiguousarray(np.pad(heard, ((0, 0), (0, lacking))), np.float32)
 
-    def check(self, key: str, file: BinaryIO, fit: Fit) -> None:
-        self.audio(key, file, fit, rate=0, channels=0)
-
 
 def mixed(key: str, heard: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     """(channels, n) out of any usual layout: mono from stereo is the mean, stereo from mono is the same twice."""
@@ -141,6 +138,10 @@ class _Stream:
             self.close()
             raise SampleUnreadable(key, "it has no sound track")
         self._stream = stream = self._container.streams.audio[0]
+        # PyAV declares that there always is one.
+        if getattr(stream, "codec_context", None) is None:
+            self.close()
+            raise SampleUnreadable(key, "its sound is in an encoding that is not known")
         assert stream.time_base is not None
         self._begins = float((stream.start_time or 0) * stream.time_base)
         self.rate, self.channels = stream.rate, stream.channels

@@ -238,7 +238,11 @@ def _split(bucket: Bucket, other: PreparedSet) -> list[Bucket]:
     columns = np.stack([getattr(fits, name)[bucket.rows].astype(np.float64) for name in _GEOMETRY], axis=1)
     _, place = np.unique(columns, axis=0, return_inverse=True)
     place = place.reshape(-1)
-    return [replace(bucket, rows=bucket.rows[place == number]) for number in range(int(place.max()) + 1)]
+    parts = [bucket.rows[place == number] for number in range(int(place.max()) + 1)]
+    return [
+        replace(bucket, rows=rows, references=(*bucket.references, other.index.fit(int(rows[0])).geometry))
+        for rows in parts
+    ]
 
 
 def _bucketed(one: PreparedSet, other: PreparedSet) -> PreparedSet:
@@ -246,7 +250,7 @@ def _bucketed(one: PreparedSet, other: PreparedSet) -> PreparedSet:
     buckets = []
     for bucket in one.buckets:
         geometry = other.index.fit(int(bucket.rows[0])).geometry
-        buckets.append(replace(bucket, geometry=geometry))
+        buckets.append(replace(bucket, geometry=geometry, references=()))
     return replace(other, buckets=tuple(buckets))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,15 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from st.data.digest import digest_of, digest_of_file
+from st.data.digest import digest_of_file
 from st.data.media.media_reader import reader_of
 from st.data.sample import REFERENCE
+from st.data.sets.memory import Memory
 from st.data.sets.pairing import Listed, check_names, pair, unused
-from st.data.sets.windows import check_effect, slower, spread
+from st.data.sets.remarks import remarks
+from st.data.sets.windows import check_effect, spread
 from st.data.shape.buckets import Bucket, assign
-from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
+from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_NARROW, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.source.captions import CaptionRecipe
 from st.data.source.index import Columnar, Index
 from st.errors import DataUnusable
@@ -80,39 +79,9 @@ class PreparedSet:
     def save_digests(self) -> None:
         """Keep the digests that are known now for the next run. For rank 0, once encoding is done."""
         if self.memory:
-            self.memory.save("digests", self.index.digest_table())
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What is kept of one data set between runs, next to the cache: its table and the digests of its files."""
-
-    store: Store
-    name: str
-
-    @classmethod
-    def of(cls, store: Store, config: DatasetConfig) -> Memory:
-        """Named by what the table depends on, so that a changed url or option never finds another one's table."""
-        identity = json.dumps(
-            [config.options.url, config.scheme, config.backend.model_dump(mode="json")], sort_keys=True
-        )
-        safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in config.name)
-        return cls(store, f"{safe}-{digest_of(identity.encode())[:12]}")
-
-    def load(self, what: str) -> pa.Table | None:
-        try:
-            return pq.read_table(io.BytesIO(self.store.read(self._key(what))))
-        except (OSError, pa.ArrowInvalid):
-            # Gone or damaged: it is made again, from the files themselves.
-            return None
-
-    def save(self, what: str, table: pa.Table) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.store.write(self._key(what), buffer.getvalue())
-
-    def _key(self, what: str) -> str:
-        return f"index/{self.name}.{what}.parquet"
+            known = self.index.digest_table()
+            # Where nobody says when a file was changed, it may be another one at the next start.
+            self.memory.save("digests", known.filter(pc.greater(known["modified"], 0)))
 
 
 def prepare(
@@ -143,7 +112,7 @@ def prepare(
     parts = list(zip(datasets, backends, transforms, strict=True))
     parts.sort(key=lambda part: part[0].options.role != REFERENCE)
     for dataset, backend, own in parts:
-        memory = Memory.of(cache_store, dataset) if cache_store else None
+        memory = Memory.of(cache_store, dataset, report.warn) if cache_store else None
         if dataset.options.role == REFERENCE:
             listed[dataset.name] = list_set(dataset, backend, report=report, transforms=own, memory=memory)
             continue
@@ -222,9 +191,8 @@ def prepare_set(
     if not len(index):
         raise _nothing_left(config, total, drops)
     index = spread(index, options, lambda number, keys: keyed_each(seed, f"window {number}/{config.name}/", keys))
-    if again := slower(index, options):
-        text = f"{again} samples have fewer than {options.fps:g} frames per second: frames of them are shown again"
-        report.note(f"data set {config.name!r}: {text}", kind="warning")
+    for text in remarks(index, options):
+        report.warn(f"data set {config.name!r}: {text}")
     assert index.fits is not None
     buckets = assign(index.fits, index.passes())
     _tell(config, index, buckets, drops, report)
@@ -361,6 +329,7 @@ def _fitting(index: Index, fits: Fits, options: DatasetOptions, drops: _Drops) -
     sizes = index.sizes()
     for row in map(int, out):
         own = f"{sizes.width[row]}x{sizes.height[row]}"
+        resized = f"{fits.resized_width[row]}x{fits.resized_height[row]}"
         wanted = f"{fits.width[row]}x{fits.height[row]}"
         length = f"{sizes.frames[row]} frames" if sizes.height[row] else f"{sizes.seconds[row]:.2f} s"
         reason, detail = {
@@ -369,6 +338,7 @@ def _fitting(index: Index, fits: Fits, options: DatasetOptions, drops: _Drops) -
             WRONG_ASPECT: ("wrong aspect", f"{own} would be {wanted}"),
             TOO_SHORT: ("too short", length),
             TOO_LONG: ("too long", length),
+            TOO_NARROW: ("too narrow", f"{own} would be resized to {resized}"),
         }[int(fits.reason[row])]
         drops.one(index.key(row), reason, detail)
     return index.take(np.flatnonzero(fits.reason == 0))
@@ -394,5 +364,5 @@ def _tell(config: DatasetConfig, index: Index, buckets: Sequence[Bucket], drops:
         role=config.options.role,
         url=config.options.url,
         samples=len(index),
-        buckets={str(bucket.geometry): len(bucket) for bucket in buckets},
+        buckets={bucket.label: len(bucket) for bucket in buckets},
     )

@@ -30,6 +30,9 @@ def words_for(encoder: Encoder, sets: Iterable[PreparedSet], prompts: Iterable[W
     full: list[PreparedSet] = []
     for one in sets:
         (full if encoder.facts and one.index.has_facts else plain).append(one)
+    if len(plain) == 1 and not full:
+        yield from _words_alone(encoder, plain[0], prompts)
+        return
     texts = dict.fromkeys(chain(("",), *(one.index.distinct_captions() for one in plain)))
     yield from map(Words, texts)
     seen: set[tuple[str, ...]] = {(text,) for text in texts}
@@ -39,6 +42,16 @@ def words_for(encoder: Encoder, sets: Iterable[PreparedSet], prompts: Iterable[W
         if identity not in seen:
             seen.add(identity)
             yield Words(words.caption, facts)
+
+
+def _words_alone(encoder: Encoder, one: PreparedSet, prompts: Iterable[Words]) -> Iterator[Words]:
+    """Of one data set without facts: its captions are distinct already, and need not be remembered."""
+    first: dict[tuple[object, ...], Words] = {("",): Words("")}
+    for words in prompts:
+        facts = words.read_by(encoder)
+        first.setdefault((words.caption, *facts.items()), Words(words.caption, facts))
+    yield from first.values()
+    yield from (Words(text) for text in one.index.distinct_captions() if (text,) not in first)
 
 
 def _words_of(one: PreparedSet) -> Iterator[Words]:

@@ -22,15 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The samples of a data set that share one geometry.
+    """The samples of a data set that share one geometry, and whose references do.
 
     aspect: width / height to two decimals. rows: rows of the index, (N,) int64, ascending; a sample that its folder
-    shows several times in a pass is there as often. The loader permutes a copy.
+    shows several times in a pass is there as often. The loader permutes a copy. references: the geometry of each
+    reference of a sample, in the order of the data set's.
     """
 
     geometry: Geometry
     aspect: float
     rows: NDArray[np.int64]
+    references: tuple[Geometry, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the bucket is called between runs; no other bucket of its data set has the same."""
+        return "+".join(one.label for one in (self.geometry, *self.references))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,21 +121,3 @@ def _remedies(options: DatasetOptions, enough: int) -> str:
     if not options.crop:
         ways.append("or crop = true for fewer shapes")
     return ", ".join(ways) + "."
-
-
-def cyclic_layout(count: int, shape: BatchShape) -> list[NDArray[np.int64]]:
-    """Places 0..count-1 of a bucket, repeated until every rank's steps are full: one array per rank.
-
-    The whole schedule has as many entries as the fewest passes that reach one effective batch, rounded up to whole
-    effective batches; rank k takes the k-th contiguous part of it.
-    """
-    effective = shape.effective
-    passes = -(-effective // count)
-    total = -(-count * passes // effective) * effective
-    share = total // shape.ranks
-    return [np.arange(rank * share, (rank + 1) * share, dtype=np.int64) % count for rank in range(shape.ranks)]
-
-
-def histogram(buckets: Sequence[Bucket]) -> list[tuple[str, float, int]]:
-    """One row per bucket: its size, its aspect, how many samples it has."""
-    return [(str(bucket.geometry), bucket.aspect, len(bucket)) for bucket in buckets]

@@ -14,6 +14,7 @@ import numpy as np
 
 from st.data.dataset import edge, pixels
 from st.data.geometry import Fit, Geometry
+from st.data.media.header import MAX_PIXELS
 from st.data.shape.lengths import lengths
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Draw = Callable[[str, slice], NDArray[np.uint64]]
     _DrawHere = Callable[[str], NDArray[np.uint64]]
 
-KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT, TOO_LONG = range(6)
+KEPT, TOO_SMALL, TOO_FEW_PIXELS, WRONG_ASPECT, TOO_SHORT, TOO_LONG, TOO_NARROW = range(7)
 """Why a sample is left out."""
 
 _ROWS = 65536
@@ -136,6 +137,7 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
 
     aspect, none_allowed = _aspect(safe_width, safe_height, options, align, draw)
     target_width, target_height = targets(aspect, options.resolution, options, align)
+    target_width, target_height = shortened(target_width, target_height, rule.max_edge, align)
     target_width, target_height = limited(target_width, target_height, rule.max_pixels, align)
 
     over_width, over_height = _downsampled(safe_width, safe_height, target_width, target_height, options)
@@ -151,6 +153,10 @@ def _fit_rows(sizes: Sizes, options: DatasetOptions, rule: GeometryRule, draw: _
     if allowed is not None:
         enlarged = (target_width > safe_width * allowed) | (target_height > safe_height * allowed)
         reason[visual & (enlarged | none_allowed)] = TOO_FEW_PIXELS
+    # One row of a picture a thousand times as long as wide would be enlarged to gigabytes.
+    reason[visual & (np.maximum(resized_width * resized_height, target_width * target_height) > MAX_PIXELS)] = (
+        TOO_NARROW
+    )
     reason[visual & _too_small(safe_width, safe_height, options)] = TOO_SMALL
     whole = {
         "width": target_width,
@@ -201,6 +207,19 @@ def covering(width: Ints, height: Ints, target_width: Ints, target_height: Ints)
     resized_width = np.where(by_width, target_width, target_height * width // height)
     resized_height = np.where(by_width, target_width * height // width, target_height)
     return resized_width, resized_height
+
+
+def shortened(width: Ints, height: Ints, longest: int, align: int) -> tuple[Ints, Ints]:
+    """Sizes whose edges are at most ``longest`` pixels (0: no limit), scaled down together, so that nothing is cut."""
+    too_long = np.maximum(width, height) > longest
+    if not longest or not too_long.any():
+        return width, height
+    scale, most = longest / np.maximum(width, height), longest // align * align
+    width, height = (
+        np.where(too_long, np.minimum(rounded(np.asarray(edge * scale, np.float64), align), most), edge)
+        for edge in (width, height)
+    )
+    return width, height
 
 
 def limited(width: Ints, height: Ints, most: int, align: int) -> tuple[Ints, Ints]:

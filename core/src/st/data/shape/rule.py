@@ -22,13 +22,14 @@ class GeometryRule:
 
     multiple: both edges are whole multiples of it, in pixels. frames_modulus and frames_remainder: a clip's frames
     leave that remainder (8 and 1 accept 1, 9, 17, ...). max_pixels: the most height * width that the denoiser takes,
-    0 for no limit.
+    max_edge: the longest edge, in pixels (a table of positions has so many places); 0 for no limit.
     """
 
     multiple: int = 16
     frames_modulus: int = 1
     frames_remainder: int = 1
     max_pixels: int = 0
+    max_edge: int = 0
 
     def nearest(self, media: Media, area: float) -> Geometry:
         """The accepted size closest to ``media``'s shape at about ``area`` pixels.
@@ -41,6 +42,9 @@ class GeometryRule:
         aspect = media.width / media.height
         width = self._round(math.sqrt(area * aspect))
         height = self._round(math.sqrt(area / aspect))
+        if self.max_edge and max(width, height) > self.max_edge:
+            scale = self.max_edge / max(width, height)
+            width, height = (min(self._round(edge * scale), self._longest) for edge in (width, height))
         while self.max_pixels and width * height > self.max_pixels and max(width, height) > self.multiple:
             if width >= height:
                 width -= self.multiple
@@ -54,6 +58,7 @@ class GeometryRule:
             return geometry.seconds > 0
         edges = geometry.height % self.multiple == 0 and geometry.width % self.multiple == 0
         fits = not self.max_pixels or geometry.height * geometry.width <= self.max_pixels
+        fits = fits and (not self.max_edge or max(geometry.height, geometry.width) <= self.max_edge)
         return edges and fits and self.frames(geometry.frames) == geometry.frames
 
     def frames(self, available: int) -> int:
@@ -63,10 +68,18 @@ class GeometryRule:
     def alignment(self, asked: int) -> int:
         """Pixels by which bucket edges are apart; ``asked`` 0 means 64, or the next whole multiple of ``multiple``.
 
-        Raises StError where ``asked`` is no multiple of ``multiple``: the denoiser could not be given such sizes.
+        Raises StError where ``asked`` is no multiple of ``multiple``, or above ``max_edge``: the denoiser could not be
+        given such sizes.
         """
         if asked == 0:
-            return -(-USUAL_ALIGNMENT // self.multiple) * self.multiple
+            usual = -(-USUAL_ALIGNMENT // self.multiple) * self.multiple
+            return min(usual, self._longest) if self.max_edge else usual
+        if self.max_edge and asked > self._longest:
+            raise StError(
+                f"align = {asked} gives sizes that the model does not take.",
+                why=f"Its pictures have edges of at most {self.max_edge} pixels.",
+                fix=f"Set align = {self._longest} or less.",
+            )
         if asked % self.multiple:
             fix = -(-asked // self.multiple) * self.multiple
             raise StError(
@@ -75,6 +88,10 @@ class GeometryRule:
                 fix=f"Set align = {fix}.",
             )
         return asked
+
+    @property
+    def _longest(self) -> int:
+        return self.max_edge // self.multiple * self.multiple
 
     def _round(self, edge: float) -> int:
         return max(self.multiple, round(edge / self.multiple) * self.multiple)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from st.errors import DataUnusable, SampleUnreadable
 
@@ -17,16 +20,42 @@ if TYPE_CHECKING:
 _CAPTIONS = ("text", "caption", "captions")
 """Fields of a JSON object that hold captions; the first that is there is taken."""
 
-_SEPARATORS = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}
+_SEPARATORS = MappingProxyType(
+    {
+        "comma": (re.compile(r"(?<!\d),|,(?!\d)"), ", "),
+        "space": (re.compile(r"\s+"), " "),
+        "period": (re.compile(r"\.(?=\s|$)"), ". "),
+    }
+)
+"""Where a caption may be split, and what joins its parts: not within numbers ("1,000", "1.5 m")."""
+
+_LINE_ENDS = re.compile(r"\r\n|\n|\r")
+"""Only these: ``splitlines`` also splits at form feeds and at separators that texts of some languages hold."""
+
+_OPENING, _CLOSING = "([{<", ")]}>"
 
 
 def read(data: bytes, key: str) -> str:
     """The text of a caption file, UTF-8 with or without a byte order mark. Raises SampleUnreadable naming the byte."""
+    if b"\0" in data:
+        where = f"byte 0x00 at position {data.index(0)}"
+        raise SampleUnreadable(key, f"its caption is not plain text in UTF-8 ({where}; is it UTF-16?)")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         where = f"byte {data[error.start]:#04x} at position {error.start}"
         raise SampleUnreadable(key, f"its caption is not UTF-8 ({where})") from error
+
+
+def parsed(text: str) -> object:
+    """What JSON says. Raises ValueError, also for what is no text that can be encoded, nested too deep or too long."""
+    try:
+        made: object = json.loads(text)
+        # Half of a pair of surrogates is a string to Python and to nobody else.
+        json.dumps(made, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    return made
 
 
 def described(where: str, key: str, row: object) -> tuple[tuple[str, ...], Mapping[str, str]]:
@@ -47,12 +76,30 @@ def described(where: str, key: str, row: object) -> tuple[tuple[str, ...], Mappi
 
 def lines(text: str) -> tuple[str, ...]:
     """Each line that is not empty, without the white space around it."""
-    return tuple(stripped for line in text.splitlines() if (stripped := line.strip()))
+    return tuple(stripped for line in _LINE_ENDS.split(text) if (stripped := line.strip()))
 
 
 def from_filename(key: str) -> str:
     """The caption that a file's name spells: its stem with underscores as spaces."""
     return key.rpartition("/")[2].rpartition(".")[0].replace("_", " ").strip()
+
+
+def split(caption: str, split_on: Literal["comma", "space", "period"]) -> list[str]:
+    """The parts of a caption between separators that stand outside brackets: "(a, b:1.2)" is one part.
+
+    Brackets that are not closed hold nothing together.
+    """
+    depths, depth = [], 0
+    for letter in caption:
+        depth += (letter in _OPENING) - (letter in _CLOSING)
+        depths.append(depth)
+    balanced = depth == 0 and min(depths, default=0) >= 0
+    parts, start = [], 0
+    for match in _SEPARATORS[split_on][0].finditer(caption):
+        if not balanced or depths[match.start()] == 0:
+            parts.append(caption[start : match.start()])
+            start = match.end()
+    return [*parts, caption[start:]]
 
 
 def shuffled(caption: str, options: ShuffleOptions, seed: int) -> tuple[str, ...]:
@@ -61,8 +108,9 @@ def shuffled(caption: str, options: ShuffleOptions, seed: int) -> tuple[str, ...
     Variant i depends on (seed, caption, i) alone, so that all variants can be encoded before training. A caption with
     at most one part that can move is returned as it is.
     """
-    separator, joint = _SEPARATORS[options.split_on]
-    parts = [stripped for part in caption.split(separator) if (stripped := part.strip())]
+    joint = _SEPARATORS[options.split_on][1]
+    parts = [stripped for part in split(caption, options.split_on) if (stripped := part.strip())]
+    ending = "." if options.split_on == "period" and caption.rstrip().endswith(".") else ""
     fixed, movable = parts[: options.keep], parts[options.keep :]
     if len(movable) <= 1:
         return (caption,)
@@ -71,7 +119,7 @@ def shuffled(caption: str, options: ShuffleOptions, seed: int) -> tuple[str, ...
     for number in range(options.count):
         order = list(movable)
         random.Random(seed + own + number).shuffle(order)
-        variants.append(joint.join(fixed + order))
+        variants.append(joint.join(fixed + order) + ending)
     return tuple(dict.fromkeys(variants))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, cast
 
@@ -13,6 +15,7 @@ from st.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
     import pyarrow as pa
@@ -135,10 +138,17 @@ class FolderBackend(DataBackend):
             # A raw file has everything that readers of media ask for.
             return cast("BinaryIO", FrameFolder(store, key, self.options.frame_folders))
         if (path := store.local(key)) is not None:
-            return path.open("rb")
+            return _opened(path)
         from st.data.store.ranged_file import ranged
 
         return ranged(store, key)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A file of this machine. What is none is refused before it is opened: a pipe would wait for a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise PermissionError(errno.EINVAL, "it is a pipe, a socket, a device or a folder, not a file", str(path))
+    return path.open("rb")
 
 
 @contextmanager

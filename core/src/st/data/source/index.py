@@ -213,6 +213,10 @@ class Index:
             self._digests[place] = np.frombuffer(bytes.fromhex(digest), np.uint8)
             self._digested[place] = True
 
+    def forget(self) -> None:
+        """Know no digest any more, so that every file is read again."""
+        self._digested[:] = False
+
     def _windows(self, row: int) -> range:
         """The rows of the same file: several, next to each other, where a clip or sound gives several windows."""
         first, last = row, row

@@ -5,7 +5,6 @@ A million files are a few arrow arrays here, and only the headers and captions o
 
 from __future__ import annotations
 
-import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, repeat
@@ -45,18 +44,18 @@ _READERS = 16
 def scan(backend: FolderBackend, known: pa.Table | None, unreadable: Unreadable) -> Listing:
     """Every sample of a folder as a table sorted by key. Raises DataUnusable where there is none."""
     options = backend.options
-    files = _without_companions(backend, _listed(backend.store))
+    notes: list[str] = []
+    files = _without_companions(backend, _listed(backend.store, notes))
     extensions = options.extensions or reader_of(options.media).extensions
     wanted = [f".{extension.lower().lstrip('.')}" for extension in extensions]
     pictures = files.filter(pc.is_in(files["extension"], value_set=pa.array(wanted, pa.large_string())))
-    notes: list[str] = []
     if options.frame_folders:
         pictures = _with_frame_folders(pictures, files, notes)
     if not len(pictures):
         raise _nothing(backend, files, wanted)
     stamps = [_stamp_columns(pictures)]
     for name, store in backend.companions.items():
-        places = pc.index_in(pictures["stem"], value_set=(others := _listed(store))["stem"])
+        places = pc.index_in(pictures["stem"], value_set=(others := _listed(store, notes))["stem"])
         pictures = pictures.append_column(name, others["key"].take(places))
         stamps.append(_stamp_columns(others.take(places)))
         notes += _missing(pictures, name, store, options)
@@ -71,17 +70,26 @@ def scan(backend: FolderBackend, known: pa.Table | None, unreadable: Unreadable)
     if options.missing_companion == "skip":
         for name in backend.companions:
             pictures = pictures.filter(pc.is_valid(pictures[name]))
-    notes += _doubles(pictures)
+    notes += _doubles(pictures, reader_of(options.media).noun)
     return _read_changed(backend, pictures, known, unreadable, notes)
 
 
-def _listed(store: Store) -> pa.Table:
-    """Files of a store, sorted by key: key, size_bytes, modified, extension in small letters, stem (key without it)."""
+def _listed(store: Store, notes: list[str]) -> pa.Table:
+    """Files of a store, sorted by key: key, size_bytes, modified, extension in small letters, stem (key without it).
+
+    Those whose names are no text are left out, and said in ``notes``.
+    """
     schema = pa.schema({name: SCHEMA.field(name).type for name in ("key", "size_bytes", "modified")})
     batches, entries = [], iter(store.list())
-    while chunk := list(islice(entries, _CHUNK)):
+    # A file that takes another's place with its size and time, as copying programs keep them, is another file.
+    odd: list[str] = []
+    named = (entry for entry in entries if _is_text(entry.key, odd))
+    stamped = ((entry.key, entry.size_bytes, max(entry.modified, entry.changed)) for entry in named)
+    while chunk := list(islice(stamped, _CHUNK)):
         columns = [pa.array(column, kind) for column, kind in zip(zip(*chunk, strict=True), schema.types, strict=True)]
         batches.append(pa.record_batch(columns, schema=schema))
+    if odd:
+        notes.append(f"files whose names are not UTF-8: {len(odd)}, such as {odd[0]}; they are left out")
     table = pa.Table.from_batches(batches, schema=schema).combine_chunks()
     table = table.filter(pc.invert(pc.match_substring_regex(table["key"], _SYSTEM)))
     table = table.take(pc.sort_indices(table["key"]))
@@ -89,6 +97,16 @@ def _listed(store: Store) -> pa.Table:
     extension = pc.struct_field(pc.extract_regex(table["key"], r"(?P<extension>\.[^./]*)$"), "extension")
     table = table.append_column("stem", stem)
     return table.append_column("extension", pc.utf8_lower(extension.cast(pa.large_string())))
+
+
+def _is_text(name: str, odd: list[str]) -> bool:
+    """Whether a name can be encoded; one that cannot is added to ``odd``, in a form that can be shown."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        odd.append(ascii(name))
+        return False
+    return True
 
 
 def _beside(options: FolderOptions) -> dict[str, str]:
@@ -179,7 +197,8 @@ def _missing(pictures: pa.Table, name: str, store: Store, options: FolderOptions
     if not len(lacking):
         return []
     first = ", ".join(map(repr, lacking[:10].to_pylist()))
-    what = f"{len(lacking)} of {len(pictures)} pictures have no {name}: {first}{' ...' if len(lacking) > 10 else ''}"
+    nouns = f"{reader_of(options.media).noun}s"
+    what = f"{len(lacking)} of {len(pictures)} {nouns} have no {name}: {first}{' ...' if len(lacking) > 10 else ''}"
     if options.missing_companion == "error":
         raise DataUnusable(
             what,
@@ -189,14 +208,14 @@ def _missing(pictures: pa.Table, name: str, store: Store, options: FolderOptions
     return [f"{what}; they are {'left out' if options.missing_companion == 'skip' else 'trained on without'}"]
 
 
-def _doubles(pictures: pa.Table) -> list[str]:
+def _doubles(pictures: pa.Table, noun: str) -> list[str]:
     counts = pc.value_counts(pictures["stem"])
     shared = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if not len(shared):
         return []
     first = pictures.filter(pc.equal(pictures["stem"], shared[0]))["key"].to_pylist()
     return [
-        f"names that several pictures share: {len(shared)}, such as {' and '.join(map(repr, first))}; each picture "
+        f"names that several {noun}s share: {len(shared)}, such as {' and '.join(map(repr, first))}; each {noun} "
         "is a sample, and a caption file of that name is for all of them"
     ]
 
@@ -220,14 +239,15 @@ def _read_changed(
     backend: FolderBackend, pictures: pa.Table, known: pa.Table | None, unreadable: Unreadable, notes: list[str]
 ) -> Listing:
     """Rows that ``known`` has under the same key and stamp are taken from it; the others are read."""
-    kept = _STAMPED.empty_table()
+    kept, table_keys = _STAMPED.empty_table(), pictures["key"]
     if known is not None and known.schema.equals(_STAMPED):
         places = pc.index_in(pictures["key"], value_set=known["key"])
         same = pc.equal(known["stamp"].take(places), pictures["stamp"])
-        same = pc.fill_null(same, False)
+        same = pc.and_(pc.fill_null(same, False), pc.greater(pictures["modified"], 0))
         kept = known.take(places.filter(same))
         pictures = pictures.filter(pc.invert(same))
-    reader = _Reader(backend, backend.options, _listed_captions(backend) if len(pictures) else {})
+    described = _listed_captions(backend, table_keys, notes) if len(pictures) else {}
+    reader = _Reader(backend, backend.options, described)
     batches = [reader.batch(pictures.slice(start, _CHUNK), unreadable) for start in range(0, len(pictures), _CHUNK)]
     reader.close()
     table = pa.concat_tables([kept, pa.Table.from_batches(batches, schema=_STAMPED)]).combine_chunks()
@@ -239,31 +259,13 @@ def _read_changed(
     return Listing(table, tuple(notes))
 
 
-def _listed_captions(backend: FolderBackend) -> Mapping[str, _Described]:
+def _listed_captions(backend: FolderBackend, keys: pa.ChunkedArray, notes: list[str]) -> Mapping[str, _Described]:
     """Captions and facts by key out of the data set's list; {} where they are elsewhere. Raises DataUnusable."""
-    name = backend.options.caption_file
     if backend.options.caption != "jsonl":
         return {}
-    try:
-        text = captions.read(backend.store.read(name), name)
-    except FileNotFoundError as error:
-        raise DataUnusable(
-            f"{backend.url!r} has no caption list {name!r}.", fix="Set caption_file or caption."
-        ) from error
-    except SampleUnreadable as error:
-        raise DataUnusable(f"caption list {name!r} cannot be used: {error.reason}") from error
-    return dict(_caption_line(name, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    from st.data.source.caption_list import read_list
 
-
-def _caption_line(name: str, number: int, line: str) -> tuple[str, _Described]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataUnusable(f"{name}:{number} is not JSON: {error}") from error
-    key = row.get("file_name") if isinstance(row, dict) else None
-    if not isinstance(key, str):
-        raise DataUnusable(f"{name}:{number} has no 'file_name'.", fix='Write {"file_name": "a.jpg", "text": "a cat"}.')
-    return key, captions.described(f"{name}:{number}", key, row)
+    return read_list(backend, set(keys.to_pylist()), notes)
 
 
 class _Row(NamedTuple):
@@ -361,10 +363,10 @@ class _Reader:
         if file is None:
             return (), {}
         try:
-            return captions.described(file, key, json.loads(captions.read(self.store.read(file), key)))
+            return captions.described(file, key, captions.parsed(captions.read(self.store.read(file), key)))
         except DataUnusable as error:
             raise SampleUnreadable(key, error.what) from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise SampleUnreadable(key, f"{file!r} is not JSON: {error}") from error
 
     def _captions(self, key: str, caption: str | None) -> tuple[tuple[str, ...], int]:

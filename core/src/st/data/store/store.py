@@ -25,11 +25,16 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Entry(NamedTuple):
-    """One object of a store. modified: seconds since 1970, 0 where the store does not know."""
+    """One object of a store. modified: seconds since 1970, 0 where the store does not know.
+
+    changed: the same of any change, also of its name or of ``modified`` itself, which nobody can set back; 0 where the
+    store knows none.
+    """
 
     key: str
     size_bytes: int
     modified: float
+    changed: float = 0.0
 
 
 class Store:
@@ -185,10 +190,13 @@ class Store:
 
 def _read_file(path: str, start: int = 0, length: int = -1) -> bytes:
     # os.open rather than open: a header costs 8 us instead of 20, which a scan of many small files is made of.
-    handle = os.open(path, os.O_RDONLY)
+    # Not blocking: nobody may ever write into a pipe that lies among pictures.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         if stat.S_ISDIR((status := os.fstat(handle)).st_mode):
             raise IsADirectoryError(errno.EISDIR, "is a folder", path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is a pipe, a socket or a device, not a file", path)
         wanted = status.st_size - start if length < 0 else length
         data = os.pread(handle, wanted, start)
         while len(data) < wanted and (more := os.pread(handle, wanted - len(data), start + len(data))):
@@ -251,7 +259,7 @@ def _walk(root: Path, prefix: str) -> Iterator[Entry]:
                     yield Entry(name, 0, 0.0)
                     continue
                 if not stat.S_ISDIR(status.st_mode):
-                    yield Entry(name, status.st_size, status.st_mtime)
+                    yield Entry(name, status.st_size, status.st_mtime, status.st_ctime)
                 elif entry.is_symlink():
                     links.append((entry.path, name, (status.st_dev, status.st_ino)))
                 elif (status.st_dev, status.st_ino) not in visited:

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from st.data.store.weights_digest import weights_digest
 from st.errors import StError
 from st.model.checkpoint.hub import download, is_repository
 
 INDEX = "model_index.json"
 MODULAR_INDEX = "modular_model_index.json"
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
-WHOLE_BYTES = 64 << 20
-WINDOW_BYTES = 64 << 10
-NUM_WINDOWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +78,14 @@ class CheckpointFolder:
     def fingerprint(self, components: Sequence[str]) -> str:
         """Changes when a weight or a setting of these components does.
 
-        Files on the hub are named by their digest already. Of other files above 64 MB 256 windows are read: training
-        changes every weight, so every window.
+        See ``weights_digest``.
         """
         digest = hashlib.blake2b(digest_size=16)
         root = self.root(components)
         for component in components:
             for path in sorted((root / component).rglob("*")):
                 if path.suffix in READ and self._is_ours(path.name):
-                    digest.update(f"{path.relative_to(root)}\0{file_digest(path)}\0".encode())
+                    digest.update(f"{path.relative_to(root)}\0{weights_digest(path)}\0".encode())
         return digest.hexdigest()
 
     def copy(self, directory: Path, without: str) -> None:
@@ -150,23 +147,6 @@ def read_json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise StError(f"{str(path)!r} cannot be read: {error}") from error
     return read
-
-
-def file_digest(path: Path) -> str:
-    """Changes when a file does. Of a local file above 64 MB 256 windows are read; a hub file is named by its digest."""
-    target = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", target.name):
-        return target.name
-    size = target.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with target.open("rb") as file:
-        if size <= WHOLE_BYTES:
-            digest.update(file.read())
-        else:
-            for window in range(NUM_WINDOWS):
-                file.seek((size - WINDOW_BYTES) * window // (NUM_WINDOWS - 1))
-                digest.update(file.read(WINDOW_BYTES))
-    return digest.hexdigest()
 
 
 def _hinted(entry: list[Any]) -> str:

@@ -35,10 +35,10 @@ class EventLog:
         except OSError as error:
             raise OutputUnwritable(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
-    def write(self, event: str, **facts: object) -> None:
-        """Append one event with the time. Raises OutputUnwritable (a full disk); the log stays usable."""
-        line = json.dumps({"time": round(self._clock(), 3), "event": event} | {k: _plain(v) for k, v in facts.items()})
-        data = line.encode() + b"\n"
+    def write(self, event: str, **facts: object) -> Event:
+        """Append one event with the time; the event. Raises OutputUnwritable (a full disk); the log stays usable."""
+        whole = {"time": round(self._clock(), 3), "event": event} | {k: _plain(v) for k, v in facts.items()}
+        data = json.dumps(whole).encode() + b"\n"
         with self._lock:
             if self._torn:
                 data = b"\n" + data
@@ -48,6 +48,7 @@ class EventLog:
             except OSError as error:
                 raise OutputUnwritable(f"{str(self.path)!r} cannot be written: {error.strerror}") from error
             self._torn = written != len(data)
+        return whole
 
     def close(self) -> None:
         with self._lock:

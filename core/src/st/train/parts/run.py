@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from st.progress import Progress
+from st.train.beside.requests import Requests
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from st.randomness import Draws
     from st.report.report import Report
     from st.settings.config import RunConfig
+    from st.train.beside.jobs import Jobs
     from st.train.ranks.ranks import Ranks
 
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 class Run:
     """Everything fixed once a run is assembled. Techniques read it; none writes to it.
 
-    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs.
+    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. requests: asks
+    the run to save, validate, pause, stop or change its rate. jobs: work beside the loop, such as uploads.
     """
 
     config: RunConfig
@@ -43,4 +46,6 @@ class Run:
     report: Report
     draws: Callable[[Batch], Draws]
     total_steps: int
+    jobs: Jobs
+    requests: Requests = field(default_factory=Requests)
     progress: Progress = field(default_factory=Progress)

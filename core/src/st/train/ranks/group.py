@@ -71,6 +71,16 @@ class Group(Ranks):
             dist.gather_object(value, found)
         return found or []
 
+    def everyone(self, said: str) -> list[str]:
+        data = said.encode()
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        with self._waiting("what every rank has to say"):
+            dist.all_gather(lengths, torch.tensor([len(data)]))
+            room = max(int(length) for length in lengths)
+            texts = [torch.zeros(room, dtype=torch.uint8) for _ in range(self.size)]
+            dist.all_gather(texts, torch.tensor([*data, *bytes(room - len(data))], dtype=torch.uint8))
+        return [bytes(text[: int(length)].tolist()).decode() for text, length in zip(texts, lengths, strict=True)]
+
     def barrier(self, stage: str) -> None:
         with self._waiting(stage):
             dist.barrier()

@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from st.errors import RankLost
+from st.train.beside.headway import mebibytes_moved
+from st.train.beside.listening import SAVED, SAVING, STOPPING
 from st.train.ranks.ranks import processes_wanted
 from st.train.ranks.whereabouts import LAUNCHED, Watch, missing
 
@@ -22,23 +24,28 @@ if TYPE_CHECKING:
 
     from st.train.ranks.ranks import RanksOptions
 
-INTERRUPTED = 4
-"""Exit status of a run that was told to stop and has saved what it learned."""
-
 LOST = RankLost.exit_code
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
-"""How long ranks may take to end when one of them has failed: rank 0 finishes its report, and what it is writing."""
+"""How long ranks may get nowhere when one of them has failed: rank 0 finishes its report, and what it is writing."""
 TAIL_LINES = 40
+
+LAUNCHER = "ST_LAUNCHER"
+"""Set in the environment of ranks: the process that started them."""
+
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 def run_ranks(options: RanksOptions, device: str, arguments: Sequence[str]) -> int | None:
     """Run this command once per rank and return its exit status; None where this process is a rank already, or alone.
 
     A launcher of the user's own (torchrun, accelerate launch, Slurm with torchrun) sets WORLD_SIZE, and then nothing is
-    started. Ctrl-C and SIGTERM are passed on to the ranks, which save and end by themselves. Rank 0 has the terminal;
-    what another prints is shown where that one fails.
+    started. Signals are passed on to the ranks, which save and end by themselves, also where this process is killed.
+    Rank 0 has the terminal; what another prints is shown where that one fails.
     """
+    if LAUNCHER in os.environ:
+        _follow(int(os.environ[LAUNCHER]))
     wanted = processes_wanted(options, device)
     if "WORLD_SIZE" in os.environ or wanted == 1:
         return None
@@ -58,7 +65,10 @@ class _Launch:
 
     def run(self, arguments: Sequence[str]) -> int:
         """Start them, wait for them, and say which one failed and where. The exit status of the run."""
-        previous = {number: signal.signal(number, self._pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [getattr(signal, name) for name in (*STOPPING, SAVING) if hasattr(signal, name)]
+        # What was started to survive a hang-up (nohup) does.
+        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._pass_on) for number in heard}
         try:
             self.processes = [self._start(rank, arguments) for rank in range(self.count)]
             while not self._failed() and any(process.poll() is None for process in self.processes):
@@ -81,8 +91,10 @@ class _Launch:
             **os.environ,
             **{name: str(value) for name, value in places.items()},
             LAUNCHED: str(self.folder),
+            LAUNCHER: str(os.getpid()),
         }
-        command = [sys.executable, "-m", "st.cli", *arguments]
+        # Without -P, -m would import what lies in the current folder in place of what is installed.
+        command = [sys.executable, "-P", "-m", "st.cli", *arguments]
         if not rank:
             return subprocess.Popen(command, env=environment)
         with self._errors(rank).open("wb") as errors:
@@ -96,13 +108,20 @@ class _Launch:
     def _failed(self) -> list[int]:
         """Ranks that failed, and not for the loss of another: those that were killed first."""
         statuses = {rank: process.poll() for rank, process in enumerate(self.processes)}
-        failed = [rank for rank, status in statuses.items() if status not in (None, 0, INTERRUPTED, LOST)]
+        failed = [rank for rank, status in statuses.items() if status not in (None, 0, SAVED, LOST, *_ENDED)]
         return sorted(failed, key=lambda rank: (statuses[rank] or 0) > 0)
 
     def _let_end(self) -> None:
-        deadline = time.monotonic() + GRACE_SECONDS
+        moved, deadline = self._moved(), time.monotonic() + GRACE_SECONDS
         while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+            if time.monotonic() >= deadline:
+                before, moved = moved, self._moved()
+                deadline += GRACE_SECONDS if moved != before else 0.0
+
+    def _moved(self) -> list[int]:
+        """Changes while a rank that still runs reads or writes: it may be saving."""
+        return [mebibytes_moved(process.pid) for process in self.processes if process.poll() is None]
 
     def _name_missing(self) -> None:
         found = missing(self.watch.places(), time.monotonic(), self.patience)
@@ -122,6 +141,8 @@ class _Launch:
     def _conclude(self) -> int:
         """Say what is not on the screen yet: what rank 0 failed of is, and others mostly fail of the same."""
         failed, statuses = self._failed(), [process.returncode for process in self.processes]
+        if not failed and statuses[0] == SAVED:
+            return SAVED
         if not failed:
             return max(1 if status == LOST else abs(status) for status in statuses)
         rank = failed[0]
@@ -137,6 +158,21 @@ class _Launch:
 
     def _errors(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}.err"
+
+
+_ENDED = tuple(128 + getattr(signal, name) for name in STOPPING if hasattr(signal, name))
+"""Exit statuses of ranks that a signal ended before they had saved."""
+
+
+def _follow(launcher: int) -> None:
+    """Be told to stop when the process that started this one ends, however it does. Linux only."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != launcher:
+        os.kill(os.getpid(), signal.SIGTERM)  # it was gone before it could be asked for
 
 
 def _is_stopped(process: int) -> bool:

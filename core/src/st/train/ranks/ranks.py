@@ -99,6 +99,10 @@ class Ranks(ABC):
         """What every rank gives, in their order, on rank 0; nothing on others. Every rank calls it."""
 
     @abstractmethod
+    def everyone(self, said: str) -> list[str]:
+        """What each rank says, by rank; every rank calls it. Between processes on the host, never on the device."""
+
+    @abstractmethod
     def barrier(self, stage: str) -> None:
         """Wait for the others. stage names what was being done, for the message when one does not come."""
 
@@ -215,6 +219,9 @@ class Single(Ranks):
 
     def collect(self, value: T) -> list[T]:
         return [value]
+
+    def everyone(self, said: str) -> list[str]:
+        return [said]
 
     def barrier(self, stage: str) -> None:
         pass

@@ -22,4 +22,5 @@ class CheckpointOptions(Options):
     best_is: Literal["lowest", "highest"] = "lowest"
     """Which end of the metric is best."""
     grace_seconds: float = Field(60.0, gt=0)
-    """How long a run that was told to stop may take to save."""
+    """How long a run that a signal has told to stop may get nowhere before it is ended; a save that gets on takes its
+    time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -60,6 +61,8 @@ class OutputFolder:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             (self.directory / LOCK).write_text(f"{os.getpid()}\n", encoding="ascii")
+            for folder in (self.directory, self.vault.directory):
+                _sweep(folder)
         except Timeout as error:
             raise OutputUnwritable(
                 f"output = {str(self.directory)!r}: another run is writing there",
@@ -111,6 +114,15 @@ class OutputFolder:
         path = self.directory / MANIFEST
         told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return float(told.get("started") or now())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove files and folders that a killed process left half written: nobody else writes here."""
+    for entry in [*folder.glob(".*.partial"), *folder.glob(".*.part")]:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Vault:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.sealed = 0
+        """Files and folders brought to the disk so far: what shows that a slow disk is still getting on."""
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
@@ -45,15 +47,17 @@ class Vault:
         partial.mkdir(parents=True)
         try:
             fill(partial)
-            files = {
-                str(path.relative_to(partial)): _sealed(path) for path in sorted(partial.rglob("*")) if path.is_file()
-            }
+            files = {}
+            for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+                files[str(path.relative_to(partial))] = _sealed(path)
+                self.sealed += 1
             manifest = partial / MANIFEST
             manifest.write_text(
                 json.dumps({"format": 1, "step": step, **facts, "files": files}, indent=1), encoding="utf-8"
             )
             for path in (manifest, *(path for path in partial.rglob("*") if path.is_dir()), partial):
                 _sync(path)
+                self.sealed += 1
             final = self.path(step)
             if final.exists():
                 # A run was resumed from before this step, so what lies here is damaged: nothing whole is moved away.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from st.registrar import StrategyKind
@@ -23,7 +23,12 @@ SCHEDULE: StrategyKind[Callable[[Optimizer, Any, int], Schedule]] = StrategyKind
 
 
 class Schedule:
-    """Sets the rate of each of an optimizer's groups from the number of steps taken; holds no other state."""
+    """Sets the rate of each of an optimizer's groups from the number of steps taken; holds no other state.
+
+    factor: what all rates are multiplied by, changed where a run is asked to.
+    """
+
+    factor: float = 1.0
 
     def __init__(self, optimizer: Optimizer, rate: Rate) -> None:
         self.optimizer, self.rate = optimizer, rate
@@ -31,10 +36,26 @@ class Schedule:
 
     def set(self, step: int) -> tuple[float, ...]:
         """Set the rates for the step that follows ``step`` taken ones; the rates by group."""
-        rates = tuple(max(self.rate(step, top), SMALLEST) for top in self.tops)
+        rates = tuple(max(self.rate(step, top) * self.factor, SMALLEST) for top in self.tops)
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr
         return rates
+
+
+def without_effect(chosen: object, total: int) -> Iterator[str]:
+    """Sentences about what a schedule's ``warmup``, ``period`` and ``end`` never do in a run of ``total`` steps."""
+    warmup, period = getattr(chosen, "warmup", 0), getattr(chosen, "period", 0)
+    if warmup >= total:
+        also = " or schedule.end" if hasattr(chosen, "end") else ""
+        yield (
+            f"schedule.warmup = {warmup} is not over within the {total} steps of the run: the rate never reaches "
+            f"optimizer.lr{also}"
+        )
+    elif 3 * period > 2 * total:
+        yield (
+            f"schedule.end is never reached: with schedule.period = {period} the rate is at its lowest after "
+            f"{3 * period // 2} steps, and the run has {total}"
+        )
 
 
 def rates(schedule: Rate, steps: int, top: float) -> Sequence[float]:

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from st.errors import StError
+from st.errors import RankLost, StError
+from st.report.fanout import attempt
 
 if TYPE_CHECKING:
     from st.data.feed.loader import Loader
@@ -120,7 +121,7 @@ def measures(run: Run, loader: Loader, registrar: Registrar, predict: Predict, a
             shows.show()
             return {}
 
-        each.append(Measure(validation.every, validation.at_start, validate))
+        each.append(Measure(validation.every, validation.at_start, _harmless(run, "[validation]", validate)))
     if evaluation.every:
 
         def hold_out() -> Mapping[str, float]:
@@ -128,7 +129,7 @@ def measures(run: Run, loader: Loader, registrar: Registrar, predict: Predict, a
             with averaged():
                 return evaluate(run, sets, evaluation, predict)
 
-        each.append(Measure(evaluation.every, True, hold_out))
+        each.append(Measure(evaluation.every, True, _harmless(run, "[evaluation]", hold_out)))
     for own, validator in validators:
         if validator.scores_pictures and gallery is None:
             raise StError(
@@ -137,7 +138,9 @@ def measures(run: Run, loader: Loader, registrar: Registrar, predict: Predict, a
             )
         # Who wants no pictures before the first step gets no scores of them either.
         at_start = validation.at_start or not validator.scores_pictures
-        each.append(Measure(own.every, at_start, _asking(run, own.label, validator, gallery, averaged)))
+        plugin = registrar.lookup("validator", own.kind).owner
+        ask = _asking(run, own.label, validator, gallery, averaged)
+        each.append(Measure(own.every, at_start, _harmless(run, f"validator {own.label!r} of {plugin}", ask)))
     return Measures(each, gallery)
 
 
@@ -159,3 +162,18 @@ def _asking(
         return {f"{name}/{metric}": value for metric, value in found.metrics.items()}
 
     return measure
+
+
+def _harmless(run: Run, name: str, measure: Callable[[], Mapping[str, float]]) -> Callable[[], Mapping[str, float]]:
+    """The same, with nothing measured and an error in the report where it fails: looking at a run must not end it."""
+
+    def guarded() -> Mapping[str, float]:
+        found, error = attempt(measure)
+        if isinstance(error, RankLost):
+            raise error
+        if error is not None:
+            text = f"{name} failed at step {run.progress.step}: {type(error).__name__}: {error}"
+            run.report.note(text, kind="error")
+        return found or {}
+
+    return guarded

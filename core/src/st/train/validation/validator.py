@@ -55,7 +55,7 @@ class Validator(ABC):
     """Judges the model in training: ``[[validator]] kind``, on every rank, before the first step and when it is due.
 
     The weights are those that are saved (the moving average, where there is one), in eval mode, without gradients;
-    modes and random numbers are put back after. An exception ends the run.
+    modes and random numbers are put back after. An exception is reported; the run goes on.
     """
 
     Options: ClassVar[type[st.options.Options]] = st.options.Options

@@ -38,11 +38,11 @@ class FrameFeatures(Encoder):
     def fingerprint(self) -> str:
         from hashlib import blake2b
 
-        from st.model.checkpoint.checkpoint_folder import file_digest
+        from st.data.store.weights_digest import weights_digest
 
         digest = blake2b(digest_size=16)
         for path in sorted([self.folder / "config.json", *self.folder.glob("*.safetensors")]):
-            digest.update(f"{path.name}\0{file_digest(path)}\0".encode())
+            digest.update(f"{path.name}\0{weights_digest(path)}\0".encode())
         return f"1-{digest.hexdigest()}-{self.options.encoder_image_size}-{self.rule.frames_modulus}"
 
     @cached_property

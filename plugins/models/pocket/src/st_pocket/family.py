@@ -78,8 +78,8 @@ class Pocket(ModelFamily[PocketOptions]):
     """
 
     Options: ClassVar[type[PocketOptions]] = PocketOptions
-    # Up to four times as wide as high, the longer edge stays within the table of positions.
-    geometry = GeometryRule(multiple=2 * EDGE, max_pixels=(PLACES * EDGE) ** 2 // 4)
+    # The table of positions has so many places along each edge; a square of a quarter of them is trained in minutes.
+    geometry = GeometryRule(multiple=2 * EDGE, max_pixels=(PLACES * EDGE) ** 2 // 4, max_edge=PLACES * EDGE)
     path = staticmethod(straight)
     target = staticmethod(clean)
     defaults = MappingProxyType(
