@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -29,6 +31,34 @@ PICTURES = ("scikit-image", "scikit-learn")
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.error_on_missing_interpreters = True
+
+
+@nox.session(venv_backend="none", default=False)
+def install(session: nox.Session) -> None:
+    """Put st and plugins into an environment to work in: ``-- flux sdxl``, ``-- all``, ``-- --into DIR flux``.
+
+    The environment is the folder .venv of this clone, or DIR; it is made where it does not exist. Plugins are named as
+    their folders are, and installed editable, with those that they need.
+    """
+    words = list(session.posargs)
+    into = ROOT / ".venv"
+    if "--into" in words:
+        at = words.index("--into")
+        into = Path(words[at + 1] if at + 1 < len(words) else session.error("--into: which folder?")).resolve()
+        del words[at : at + 2]
+    unknown = [word for word in words if word != "all" and word not in PLUGINS]
+    if unknown:
+        session.error(f"no plugin here is named {', '.join(map(repr, unknown))}. There are: {', '.join(PLUGINS)}.")
+    folders = list(PLUGINS.values()) if "all" in words else [PLUGINS[word] for word in words]
+    scripts = into / ("Scripts" if os.name == "nt" else "bin")
+    if not (into / "pyvenv.cfg").is_file():
+        session.run(sys.executable, "-m", "venv", str(into))
+    python, wanted = str(scripts / "python"), _editable([CORE, *_with_needed(folders)])
+    session.run(python, "-m", "pip", "install", *CONSTRAINTS, *BUILD_TOOLS, *PICTURES, external=True)
+    session.run(python, "-m", "pip", "install", *CONSTRAINTS, "--no-build-isolation", *wanted, external=True)
+    session.run(str(scripts / "st"), "plugins", external=True)
+    activate = scripts / "activate" if os.name == "nt" else f"source {shlex.quote(str(scripts / 'activate'))}"
+    session.log(f"st is in {scripts}; to have it on the path of this shell: {activate}")
 
 
 @nox.session

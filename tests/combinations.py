@@ -239,7 +239,7 @@ class Bench:
         from st.testing import example_batch, example_noised
         from st.train.reopening import open_run
 
-        run, _ = open_run(output)
+        run, _ = open_run(output, trust=True)
         if cell.quantizer is not None or cell.adapter.kind not in ("", *BUILT_IN):
             return 0.0
         family: Any = run.family

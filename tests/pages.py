@@ -5,7 +5,7 @@ Mark-up, after the language of a fence:
 - ```console: lines that begin with ``$ `` are commands, run in the order of the page; what follows is what they print.
   ``...`` stands for any text, and on a line of its own for any lines. Without output below it, a command only has to
   succeed. ``exit=2`` on the fence: the last command ends with that status.
-- ```console heavy: the whole page is run by ``nox -s docs`` only.
+- ```console steps=4: runs of this block are that long here, whatever their run files say.
 - ```console session=demo: not run here; the nox session of that name is what runs it.
 - ```toml file=run.toml, ```python file=mine.py: written to the page's folder, and shown to be valid.
 """
@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +52,6 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
-def is_heavy(page: Path) -> bool:
-    """Whether running the page takes long."""
-    return any("heavy" in block.tags for block in blocks(page))
-
-
 def commands(block: Block) -> list[Command]:
     """The commands of a console block; a line that ends with a backslash goes on."""
     found: list[Command] = []
@@ -85,7 +81,11 @@ def run_page(page: Path, folder: Path, root: Path) -> list[str]:
 
 
 def _run_block(block: Block, folder: Path) -> list[str]:
-    environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
+    # The commands of this environment, also where it is not the one that the shell has active.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1", "PATH": path}
+    if "steps" in block.tags:
+        environment["ST_STEPS"] = block.tags["steps"]
     expected = commands(block)
     for number, command in enumerate(expected, start=1):
         done = subprocess.run(

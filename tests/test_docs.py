@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
-import subprocess
-import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pages import blocks, is_heavy, is_like, run_page
+from pages import Block, blocks, is_like, run_page
+from readme_data import write_data
 
 from st.plugins.catalogue import write_known
 from st.plugins.loading import hook_arguments
+from st.testing.runs import call_cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 READMES = sorted(ROOT.glob("plugins/*/*/README.md"))
+TEMPLATES = sorted(ROOT.glob("core/src/st/templates/*/README.md"))
 RUN_FILES = sorted([*ROOT.glob("docs/run-files/*.toml"), *ROOT.glob("demo/*.toml")])
+
+CHECKPOINT = {
+    "config.json": {"_class_name": "SD3Transformer2DModel", "in_channels": 192},
+    "model_index.json": {"_class_name": "Any", "unet": ["diffusers", "Any"], "transformer": ["diffusers", "Any"]},
+}
+"""What is looked at of a checkpoint before it is loaded."""
+REFERENCE = re.compile(r'references = \["([^"]+)"\]')
 
 
 def named(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def marked(pages: list[Path]) -> list[object]:
-    """Pages as parameters; those that take long are run by `nox -s docs` only."""
-    return [pytest.param(page, id=named(page), marks=[pytest.mark.heavy] * is_heavy(page)) for page in pages]
-
-
-@pytest.mark.parametrize("page", marked([page for page in PAGES if any(b.language == "console" for b in blocks(page))]))
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.language == "console" for block in blocks(page))], ids=named
+)
 def test_commands_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     assert run_page(page, tmp_path, ROOT) == []
 
@@ -79,24 +86,48 @@ def test_sessions_that_pages_name_exist() -> None:
     assert named_by_pages <= sessions
 
 
-@pytest.mark.parametrize("file", RUN_FILES, ids=named)
-def test_run_files_can_be_read(file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "st.cli", "train", str(file), "--dry-run", "--output", str(tmp_path / "out")]
+@pytest.mark.parametrize("page", [ROOT / "README.md", *READMES, *RUN_FILES], ids=named)
+def test_run_files_can_be_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = page.read_text(encoding="utf-8") if page.suffix == ".toml" else run_files_of(page)[0].text
+    monkeypatch.chdir(tmp_path)
+    changes = _write_what_is_named(text, tmp_path)
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = call_cli("train", "run.toml", "--dry-run", *changes)
 
-    assert done.returncode == 0, done.stderr
+    assert done.err == ""
+    assert done.code == 0
 
 
-@pytest.mark.parametrize("readme", READMES, ids=named)
-def test_run_files_of_plugins_can_be_read(readme: Path, tmp_path: Path) -> None:
-    run_files = [block for block in blocks(readme) if block.language == "toml"]
-    (tmp_path / "run.toml").write_text(run_files[0].text if run_files else "")
-    command = [sys.executable, "-m", "st.cli", "train", "run.toml", "--dry-run"]
+def _write_what_is_named(text: str, folder: Path) -> list[str]:
+    """A run file and the files on this machine that it names; the settings that make small ones do."""
+    settings, changes = tomllib.loads(text), []
+    for number, dataset in enumerate(settings.get("dataset", ())):
+        if ":" not in dataset["url"]:
+            write_data(dataset, folder, ExitStack())
+        if "num_frames" in dataset:
+            changes += ["--set", f"dataset.{number}.num_frames=17"]
+    for name in REFERENCE.findall(text):
+        (folder / name).touch()
+    if checkpoint := settings.get("model", {}).get("checkpoint"):
+        (folder / checkpoint).mkdir(parents=True)
+        for name, content in CHECKPOINT.items():
+            (folder / checkpoint / name).write_text(json.dumps(content), encoding="utf-8")
+    (folder / "run.toml").write_text(text, encoding="utf-8")
+    return changes
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("page", [*PAGES, *READMES, *TEMPLATES, *RUN_FILES], ids=named)
+def test_examples_learn(page: Path) -> None:
+    texts = [page.read_text(encoding="utf-8")] if page.suffix == ".toml" else [b.text for b in run_files_of(page)]
+
+    # Random weights of pocket answer zero: beside them, an adapter has no gradient.
+    for settings in map(tomllib.loads, texts):
+        if "pocket" in settings.get("plugins", ()):
+            assert settings.get("adapter", {}).get("kind") == "full" or "checkpoint" in settings.get("model", {})
+
+
+def run_files_of(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "toml"]
 
 
 def test_every_hook_is_documented_with_its_arguments() -> None:
@@ -107,6 +138,14 @@ def test_every_hook_is_documented_with_its_arguments() -> None:
     }
 
     assert documented == hook_arguments()
+
+
+def test_the_tracker_of_the_page_is_the_template_s() -> None:
+    page = next(b.text for b in blocks(ROOT / "docs" / "write-a-plugin.md") if b.tags.get("file") == "table.py")
+    template = (ROOT / "core/src/st/templates/tracker/src/PACKAGE/tracker.py").read_text(encoding="utf-8")
+
+    # `nox -s "template(tracker)"` holds the template to strict types.
+    assert page == template.partition("\n\n")[2].replace("CLASS", "Table")
 
 
 def test_generated_blocks_are_current() -> None:

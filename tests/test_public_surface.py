@@ -66,7 +66,8 @@ COMMANDS = {
     "cache prune": "FILE --dry-run --plugins --set --unused",
     "cache explain": "FILE SAMPLE --plugins --set",
     "sample": (
-        "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps"
+        "RUN --checkpoint --fact --guidance --negative --out --prompt --reference --seconds --seed --size --steps "
+        "--trust"
     ),
     "adapter inspect": "FILE --plugins",
     "adapter convert": "FILE OUT --plugins --set --to",

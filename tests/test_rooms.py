@@ -10,7 +10,17 @@ from rooms import CORE, PICTURE, ROOT, drawn, floors, imports, modules, room_of,
 
 from st.plugins.builtin import MODULES
 
-GROUND = {"st.errors", "st.options", "st.randomness", "st.importing", "st.spelling", "st.notes", "st.progress"}
+GROUND = {
+    "st.errors",
+    "st.options",
+    "st.randomness",
+    "st.importing",
+    "st.installing",
+    "st.spelling",
+    "st.terminal",
+    "st.notes",
+    "st.progress",
+}
 MOST_FILES = 14
 
 
@@ -29,7 +39,7 @@ def test_a_circle_of_rooms_is_found() -> None:
 def test_imports_in_functions_and_for_types_count() -> None:
     known = modules()
     # The report writes its page inside a function, and names its thumbnails for types only.
-    found = set(imports("st.report.report", known["st.report.report"], known))
+    found = set(imports("st.report.pages", known["st.report.pages"], known))
 
     assert {"st.report.page.page", "st.report.page.page_samples"} <= found
 

@@ -10,6 +10,7 @@ import pytest
 
 from st.errors import StError
 from st.importing import NEW_OBJECTS, importing, needing, wait_passively
+from st.installing import install_command
 
 
 class Ring:
@@ -65,7 +66,7 @@ def test_a_library_that_is_not_there_is_named_with_what_brings_it() -> None:
         import no_such_library  # type: ignore[import-not-found]  # noqa: F401
 
     assert raised.value.what == "clips are read with it, which is not installed"
-    assert raised.value.fix == "pip install 'st-core[clips]'"
+    assert raised.value.fix == install_command("st-core", extra="clips")
 
 
 def test_what_a_library_lacks_itself_is_not_mistaken_for_it() -> None:

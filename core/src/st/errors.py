@@ -16,7 +16,7 @@ Interrupted                 a run was told to end before it had anything to save
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class StError(Exception):
@@ -60,7 +60,15 @@ class ProblemsFound(StError):
 
 
 def _sentence(problem: Problem) -> str:
+    if problem.where and not _is_named(problem.where, problem.what):
+        return _sentence(replace(problem, where="", what=f"{problem.where}: {problem.what}"))
     return "\n  ".join(line for line in (problem.what, problem.why, problem.fix) if line)
+
+
+def _is_named(where: str, what: str) -> bool:
+    """Whether a sentence names the place: the last word of its path, whatever its case, in the plural or not."""
+    words = [word for word in where.split(".") if not word.isdecimal()]
+    return not words or words[-1].lower().removesuffix("s") in what.lower()
 
 
 class PluginError(StError):
@@ -124,3 +132,16 @@ class Interrupted(BaseException):
     def __init__(self, by: str, number: int) -> None:
         super().__init__(f"ended by {by} before training")
         self.exit_code = 128 + number
+
+
+class Blamed:
+    """A ``with`` that puts a note on whatever is raised in it. Nothing is caught."""
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(self.note)

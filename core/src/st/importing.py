@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from st.errors import StError
+from st.installing import install_command
 
 NEW_OBJECTS = 20_000
 """Between two looks. Python's own number is 700, which takes a fifth of the time of importing torch and diffusers."""
@@ -57,4 +59,14 @@ def needing(library: str, what: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
-        raise StError(f"{what}, which is not installed", fix=f"pip install 'st-core[{extra}]'") from error
+        raise StError(f"{what}, which is not installed", fix=install_command("st-core", extra=extra)) from error
+
+
+def quiet_libraries() -> None:
+    """Before large libraries are imported: what they warn of is upstream's own, and would tear the progress bar."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    # What libraries import on their way logs to nobody, which python would print, and to torch's own handler.
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.ERROR)
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

@@ -107,7 +107,8 @@ class Registrar:
         if found is None:
             names = self.names(kind)
             what = " ".join(filter(None, (f"no {kind} is named {name!r}.", did_you_mean(name, names))))
-            raise PluginError(what, fix=f"There are: {', '.join(names)}." if names else f"No plugin brings a {kind}.")
+            none = f"None of the plugins that the run names brings a {kind}; add the one that does to plugins."
+            raise PluginError(what, fix=f"There are: {', '.join(names)}." if names else none)
         return found
 
     def names(self, kind: str) -> list[str]:

@@ -10,9 +10,20 @@ if TYPE_CHECKING:
 
 
 def closest(word: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """The names that ``word`` may have been meant as, best first; case does not count."""
+    """The names that ``word`` may have been meant as, best first; case does not count.
+
+    A name of initials is meant by its words (``learning_rate``: ``lr``), and its words by their initials.
+    """
     by_lower = {name.lower(): name for name in names}
-    return [by_lower[match] for match in get_close_matches(word.lower(), by_lower, n=limit)]
+    word = word.lower()
+    short = [name for name in by_lower if _initials(word) == name or _initials(name) == word]
+    matches = dict.fromkeys([*short, *get_close_matches(word, by_lower, n=limit)])
+    return [by_lower[match] for match in matches][:limit]
+
+
+def _initials(words: str) -> str:
+    parts = words.replace("-", "_").split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
@@ -25,3 +36,8 @@ def either(words: Iterable[str]) -> str:
     """``a``, ``a or b``, ``a, b or c``."""
     *firsts, last = words
     return f"{', '.join(firsts)} or {last}" if firsts else last
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 bucket``, ``3 buckets``"""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -43,7 +43,7 @@ def test_check_ends_with_0_where_training_would_start(file: Path, st_cli: Cli) -
     result = st_cli("data", "check", file)
 
     assert result.code == 0, result.err
-    assert "3 samples in 1 buckets" in result.out
+    assert "3 samples in 1 bucket" in result.out
     assert "training would start" in result.out
 
 

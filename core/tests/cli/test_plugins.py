@@ -50,6 +50,34 @@ def test_check_of_a_plugin_that_fails_shows_the_traceback(package: Package, caps
 
 
 @pytest.mark.usefixtures("on_path")
+def test_check_refuses_options_without_help(package: Package, capsys: Capture) -> None:
+    source = '''
+        import st
+
+        class Inner(st.Options):
+            depth: int = 1
+
+        class Silent:
+            """Say nothing of its options."""
+
+            class Options(st.Options):
+                told: int = 1
+                """How often."""
+                factor: float = 2.0
+                inner: Inner = Inner()
+                """More."""
+
+            def __init__(self, options): ...
+    '''
+    package("st-silent", "0.2", {"st.v1.hooks": {"silent": "st_silent:Silent"}}, st_silent=source)
+
+    code = run(["plugins", "check", "silent"])
+
+    assert code == 2
+    assert "plugin 'silent' (st-silent 0.2): factor, inner.depth: options without help." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("on_path")
 def test_check_names_a_plugin_that_imports_too_much(package: Package, capsys: Capture) -> None:
     source = (
         "import sys, types\nsys.modules['torch'] = types.ModuleType('torch')\n"

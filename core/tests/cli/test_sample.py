@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def test_a_prompt_is_rendered_from_a_checkpoint(
     tiny_run: TinyRunner, st_cli: Callable[..., CliResult], tmp_path: Path
 ) -> None:
     run = tiny_run(text="[validation]\nsteps = 2\nguidance = 1.0")
-    command = ("sample", run.directory, "--prompt", "a red circle", "--size", "40x64", "--seed", "3")
+    command = ("sample", run.directory, "--trust", "--prompt", "a red circle", "--size", "40x64", "--seed", "3")
 
     first = st_cli(*command)
     named = st_cli(*command, "--checkpoint", "3", "--out", tmp_path / "named.png")
@@ -40,3 +41,19 @@ def test_a_size_that_cannot_be_read_is_refused(st_cli: Callable[..., CliResult],
 
     assert refused.code == 1
     assert "'big' is no size" in refused.err
+
+
+def test_a_file_that_a_saved_run_names_is_not_run_unasked(
+    tiny_run: TinyRunner, st_cli: Callable[..., CliResult], tmp_path: Path
+) -> None:
+    run = tiny_run(steps=1)
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: pass\n")
+    settings = json.loads((run.directory / "run.json").read_text())
+    settings["plugins"] = ["pocket", f"{tmp_path}/theirs.py:Theirs"]
+    (run.directory / "run.json").write_text(json.dumps(settings))
+
+    refused = st_cli("sample", run.directory, "--prompt", "x")
+
+    assert refused.code == 1
+    assert "theirs.py:Theirs" in refused.err and "--trust" in refused.err
+    assert not (tmp_path / "ran").exists()

@@ -327,3 +327,15 @@ def test_hook_calls_are_printed_on_request(
     plugins.pm.hook.st_step(run=None)
 
     assert capsys.readouterr().err == "hook st_step(run): a, b\n"
+
+
+def test_what_a_hook_raises_names_its_plugin(install: Callable[..., None], start: Start) -> None:
+    install("a", hook("st_step(self, run)", "return None"))
+    install("b", hook("st_step(self, run)", "raise ZeroDivisionError('mine')"))
+    _, plugins = start("a,b")
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        plugins.answers("st_step", run=None)
+
+    (note,) = raised.value.__notes__
+    assert note.startswith("plugin 'b' (") and note.endswith(" failed in st_step")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from st.errors import PluginError
-from st.plugins.catalogue import Catalogue, Installed, Known, parse_known, write_known
+from st.installing import install_command
+from st.plugins.catalogue import Catalogue, Installed, Known, parse_brought, parse_known, write_known
 
 Package = Callable[..., Path]
 
@@ -48,6 +49,19 @@ def test_other_api_majors_are_recognised_and_not_usable(package: Package) -> Non
         "newer": 2,
     }
     assert not {"older", "newer"} & set(catalogue.names())
+
+
+def test_what_a_missing_plugin_brings_is_pointed_at_it_with_how_to_install_it() -> None:
+    known = (
+        '[hooks]\n"sums" = "st-sums"\n[brings.optimizer]\n"adder" = ["sums", ""]\n"plus" = ["sums", "kind = \'adder\'"]'
+    )
+    catalogue = Catalogue([], parse_known(known), parse_brought(known))
+
+    assert catalogue.brings("optimizer", "adder") == (
+        f"The plugin 'sums' brings it: add 'sums' to plugins. It is not installed: {install_command('st-sums')}"
+    )
+    assert catalogue.brings("optimizer", "plus", ["sums"]) == "Write kind = 'adder'."
+    assert catalogue.brings("adapter", "adder") == ""
 
 
 def test_other_groups_are_left_alone(package: Package) -> None:

@@ -118,3 +118,28 @@ def test_file_of_another_suffix_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RunFileUnreadable, match=r"must end in \.toml or \.json"):
         read(tmp_path / "run.yaml")
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xef\xbb\xbfsteps = 3\r\nbatch = 2\r\n")
+
+    run_file = read(path)
+
+    assert run_file.data == {"steps": 3, "batch": 2}
+    assert run_file.origins["batch",].line == 2
+
+
+def test_other_encodings_are_named_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(b'steps = 3\nname = "caf\xe9"\n')
+
+    with pytest.raises(RunFileUnreadable, match=r"run.toml:2: not UTF-8: the byte 0xe9"):
+        read(path)
+
+
+def test_a_folder_in_place_of_a_run_file_is_named_as_one(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").touch()
+
+    with pytest.raises(RunFileUnreadable, match=r"is a folder, not a run file.\n  Name a file in it: .*base.toml"):
+        read(tmp_path)

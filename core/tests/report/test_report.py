@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from st.options import Options
 from st.progress import Outcome, Progress
 from st.report.console import PlainConsole, open_console
 from st.report.log.events import EventLog, read_events
 from st.report.report import Report, ReportOptions
 from st.report.stats import StepStats, UpdateStats
-from st.report.tracker import Picture, RunInfo
+from st.report.tracker import Picture, RunInfo, Tracker
 
 
 class Counts(TorchDispatchMode):
@@ -216,3 +218,121 @@ def test_a_terminal_shows_notes_stages_and_steps() -> None:
     assert "encoding: 3 in 4 s" in shown
     assert "[not markup]" in shown
     assert "loss 0.2500" in shown
+
+
+def test_the_page_of_a_long_log_takes_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = opened(tmp_path)
+    report.start({}, step=0, total=1)
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("st.report.pages.monotonic", lambda: float(next(now)))
+
+    written = [report.page() is not None for _ in range(5)]
+
+    # Each look at the clock takes 10 s here, so the page took 10 s and waits for 200.
+    assert written == [True, False, False, False, False]
+    assert report.page(whole=True) is not None
+    report.finish(Outcome.FINISHED)
+
+
+def still(loss: float = 0.5) -> StepStats:
+    """A step whose gradients are all zero."""
+    return StepStats(losses=[torch.tensor(loss)], datasets=["cats"], update=UpdateStats(torch.tensor(0.0), (1e-4,)))
+
+
+def warnings(directory: Path) -> list[str]:
+    return [event["text"] for event in events(directory, "note") if event["kind"] == "warning"]
+
+
+def test_gradients_that_are_all_zero_are_said_within_ten_steps_and_at_the_end(tmp_path: Path) -> None:
+    report = opened(tmp_path, every=100)
+    report.start({}, step=0, total=25, reason=lambda loss: f"asked with {loss}")
+
+    for step in range(1, 11):
+        report.step(Progress(step=step), still())
+    early = warnings(tmp_path)
+    for step in range(11, 26):
+        report.step(Progress(step=step), still())
+    report.finish(Outcome.FINISHED)
+
+    assert early == ["every gradient of steps 1 to 10 is zero, so nothing is learned: asked with 0.5"]
+    assert warnings(tmp_path)[1:] == ["no step of this run had a gradient, so nothing was learned: asked with 0.5"]
+
+
+def test_one_step_with_a_gradient_is_enough_to_say_nothing(tmp_path: Path) -> None:
+    report = opened(tmp_path, every=2)
+    report.start({}, step=0, total=2)
+
+    report.step(Progress(step=1), still())
+    report.step(Progress(step=2), stats(1.0))
+    report.finish(Outcome.FINISHED)
+
+    assert warnings(tmp_path) == []
+
+
+def test_the_page_is_there_from_the_first_word_on_and_says_when_the_run_was_last_heard_of(tmp_path: Path) -> None:
+    report = opened(tmp_path)
+    report.note("running on a test")
+    early = (tmp_path / "report.html").read_text()
+    report.finish(Outcome.FINISHED)
+    late = (tmp_path / "report.html").read_text()
+
+    assert "last heard of 20" in early
+    assert 'data-alive="' in early and 'data-every="20"' in early
+    assert "last heard of" not in late
+    assert "data-alive" not in late.partition("<script")[0]
+
+
+def test_between_two_readings_the_page_is_written_every_twenty_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("st.report.pages.monotonic", lambda: now[0])
+    report = opened(tmp_path)
+    written = []
+
+    for _ in range(50):
+        report.note("so it goes")
+        written.append((tmp_path / "report.html").stat().st_mtime_ns)
+        now[0] += 1.0
+    report.finish(Outcome.FINISHED)
+
+    assert [second for second in range(1, 50) if written[second] != written[second - 1]] == [20, 40]
+
+
+def test_trackers_are_told_the_step_that_a_run_goes_on_from(tmp_path: Path) -> None:
+    class Listening(Tracker):
+        def start(self, run: RunInfo) -> None:
+            (tmp_path / "told").write_text(f"{run.name} {run.step}")
+
+        def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    report = opened(tmp_path)
+    report.start({"listening": Listening(Options())}, step=7, total=9)
+    report.finish(Outcome.FINISHED)
+
+    assert (tmp_path / "told").read_text() == "test 7"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "saved", "end"),
+    [
+        (Outcome.FINISHED, True, "; to train on: --resume with more steps"),
+        (Outcome.INTERRUPTED, True, "; to go on: --resume"),
+        (Outcome.FAILED, True, "; to go on from the last checkpoint: --resume"),
+        (Outcome.FAILED, False, ""),
+    ],
+)
+def test_the_last_line_of_a_run_says_where_its_report_is_and_how_to_go_on(
+    outcome: Outcome, saved: bool, end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report.open(RunInfo("test", tmp_path, {}), ReportOptions(console="plain"), {})
+    if saved:
+        report.note("checkpoint of step 2 saved", kind="checkpoint", step=2, directory="x")
+
+    report.finish(outcome)
+
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{outcome.value} after ")
+    assert last.endswith(f"; report: {tmp_path / 'report.html'}{end}")

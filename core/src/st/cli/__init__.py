@@ -16,6 +16,7 @@ standard library. Results go to standard output. A mistake of the user is raised
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from functools import cached_property
@@ -26,6 +27,7 @@ import typer
 from typer.core import TyperGroup
 
 from st.errors import Interrupted, StError
+from st.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,6 +48,8 @@ HELP = {
     "reference": "Options, hooks and the schema of run files.",
 }
 """The commands in the order of the help text. The name is also the file's."""
+
+TAGLINE = "Train diffusion models with plugins: an adapter or a whole model, from one run file."
 
 
 class _CommandFiles(TyperGroup):
@@ -96,7 +100,8 @@ def _load(name: str) -> Any:
     app = _typer(name)
     for function in functions:
         if function.__name__ != name:
-            app.command(function.__name__.rstrip("_").replace("_", "-"))(function)
+            # Given as such, the sentence is never cut to the width of the terminal.
+            app.command(function.__name__.rstrip("_").replace("_", "-"), short_help=_first_sentence(function))(function)
         elif len(functions) == 1:
             app.command(name)(function)
         else:
@@ -105,6 +110,11 @@ def _load(name: str) -> Any:
         # Typer makes an app of one function a plain command; an empty callback keeps it a group.
         app.callback(help=HELP[name])(_nothing)
     return typer.main.get_command(app)
+
+
+def _first_sentence(function: Callable[..., object]) -> str:
+    paragraph = (function.__doc__ or "").strip().partition("\n\n")[0]
+    return f"{' '.join(paragraph.split()).partition('. ')[0].rstrip('.')}."
 
 
 def _unless_further_command(function: Callable[[], object]) -> Callable[[typer.Context], None]:
@@ -132,18 +142,19 @@ Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=
 
 
 def _top(version: Version = False) -> None:
-    """Train diffusion models."""
+    pass
 
 
 def _typer(name: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
     return typer.Typer(
         name=name,
         cls=cls,
-        help=HELP.get(name),
+        help=HELP.get(name, TAGLINE),
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         add_completion=False,
         no_args_is_help=cls is not None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 
@@ -152,7 +163,7 @@ def application() -> typer.Typer:
     app = _typer("st", _CommandFiles)
     app.callback()(_top)
     for name, line in HELP.items():
-        app.command(name, help=line)(_nothing)
+        app.command(name, help=line, short_help=line)(_nothing)
     return app
 
 
@@ -167,7 +178,8 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except StError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        notes = getattr(error, "__notes__", ())
+        _print_error("\n".join([str(error), *(f"  {note}" for note in notes)]))
         return error.exit_code
     except Interrupted as end:
         print(end, file=sys.stderr)
@@ -176,6 +188,12 @@ def run(arguments: Sequence[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _print_error(text: str) -> None:
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    title = typer.style("Error:", fg=typer.colors.RED, bold=True) if coloured else "Error:"
+    print(f"{title} {printable(text)}", file=sys.stderr)
 
 
 def main() -> None:

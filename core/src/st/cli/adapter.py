@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames
 from st.errors import StError
 
@@ -36,23 +37,23 @@ def inspect(file: File, plugins: PluginNames = None) -> None:
     tensors += [tensor for other in others for name, tensor in other.tensors.items() if name != "alpha"]
     numbers = sum(one.numel() for one in [*tensors, *opened.biases.values()])
     names = f"{opened.kind} names, " if opened.kind else ""
-    typer.echo(f"{file}: {names}{len(updates) + len(others)} layers, {numbers:,} weights, {_size(file)}")
+    say(f"{file}: {names}{len(updates) + len(others)} layers, {numbers:,} weights, {_size(file)}")
     if others:
-        typer.echo(f"kind       {_counted([*('lora' for _ in updates), *(other.kind for other in others)])}")
-    typer.echo(f"precision  {_counted(str(one.dtype).removeprefix('torch.') for one in tensors)}")
+        say(f"kind       {_counted([*('lora' for _ in updates), *(other.kind for other in others)])}")
+    say(f"precision  {_counted(str(one.dtype).removeprefix('torch.') for one in tensors)}")
     ranks = [rank for rank in (*(one.rank for one in updates), *(one.how.rank(one.tensors) for one in others)) if rank]
-    typer.echo(f"rank       {_counted(map(str, ranks)) if ranks else 'none'}")
+    say(f"rank       {_counted(map(str, ranks)) if ranks else 'none'}")
     if updates:
-        typer.echo(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
+        say(f"scale      {_counted(f'{one.alpha / one.rank:g}' for one in updates)}")
     if opened.biases:
-        typer.echo(f"biases     {len(opened.biases)} differences, such as {next(iter(opened.biases))}")
+        say(f"biases     {len(opened.biases)} differences, such as {next(iter(opened.biases))}")
     sizes = [(norm(one), stem) for stem, one in opened.updates.items()]
     sizes += [(size, stem) for stem, other in opened.others.items() if (size := strength(other)) is not None]
     if sizes:
         strongest = sorted(sizes, reverse=True)[:5]
-        typer.echo("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
+        say("strongest  " + "\n           ".join(f"{size:.4g}  {stem}" for size, stem in strongest))
     for key, value in sorted(opened.metadata.items()):
-        typer.echo(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
+        say(f"{key} = {value if len(value) <= 100 else f'{value[:100]}...'}".replace("\n", " "))
 
 
 def convert(
@@ -83,9 +84,9 @@ def convert(
     write_layout(out, formats[to], adapter, history)
     before, after = by_layer(adapter[0]), by_layer(formats[to].from_file(*read_adapter_file(out))[0])
     gone = [path for path, parts in before.items() if "diff_b" in parts and "diff_b" not in after.get(path, {})]
-    typer.echo(f"wrote {out}: {len(before)} layers")
+    say(f"wrote {out}: {len(before)} layers")
     if gone:
-        typer.echo(f"{len(gone)} differences of biases have no place in {to} and are left out, such as {gone[0]}")
+        say(f"{len(gone)} differences of biases have no place in {to} and are left out, such as {gone[0]}")
 
 
 def merge(
@@ -111,7 +112,7 @@ def merge(
     algebra.write_adapter(opened[0], out, updates, whole)
     parts = [f"{len(updates)} layers, rank {_counted(str(one.rank) for one in updates.values())}"] if updates else []
     parts += [f"{len(whole)} whole differences"] if whole else []
-    typer.echo(f"wrote {out}: {'; '.join(parts)}")
+    say(f"wrote {out}: {'; '.join(parts)}")
 
 
 def resize(
@@ -125,7 +126,7 @@ def resize(
     resized = {stem: algebra.resize(one, rank) for stem, one in opened.updates.items()}
     algebra.write_adapter(opened, out, {stem: one for stem, (one, _) in resized.items()})
     kept = [share for _, share in resized.values()]
-    typer.echo(
+    say(
         f"wrote {out}: {len(kept)} layers keep {sum(kept) / len(kept):.1%} of their strength, {min(kept):.1%} the least"
     )
 
@@ -173,11 +174,11 @@ def diff(
     apart = sorted(((algebra.distance(one.updates[stem], other.updates[stem]), stem) for stem in both), reverse=True)
     for file, left in ((first, one.updates.keys() - set(both)), (second, other.updates.keys() - set(both))):
         for stem in sorted(left):
-            typer.echo(f"only in {file}: {stem}")
+            say(f"only in {file}: {stem}")
     same = sum(size <= 1e-6 for size, _ in apart)
     for size, stem in apart[: len(apart) - same]:
-        typer.echo(f"{size:9.4g}  {stem}")
-    typer.echo(f"{same} of {len(both)} layers that both have are the same")
+        say(f"{size:9.4g}  {stem}")
+    say(f"{same} of {len(both)} layers that both have are the same")
 
 
 def _refuse_existing(out: Path) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def verify(file: RunFile, plugins: PluginNames = None, overrides: Overrides = No
     for key, spoiled in damaged_tables(cache.store):
         if spoiled:
             damaged += 1
-            typer.echo(f"cache: {key!r} is damaged; the next run makes it again", err=True)
-    typer.echo(f"{entries} entries, {damaged} damaged: {cache.store}")
+            say(f"cache: {key!r} is damaged; the next run makes it again", err=True)
+    say(f"{entries} entries, {damaged} damaged: {cache.store}")
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -61,9 +62,9 @@ def prune(
     wanted = _needed(config, active, cache) if unused else None
     pruned = take_out(cache, wanted.__contains__ if wanted is not None else None, time.time(), dry_run)
     for reason, count in sorted(pruned.entries.items()):
-        typer.echo(f"{count} {reason}")
+        say(f"{count} {reason}")
     verb = "would be freed" if dry_run else "freed"
-    typer.echo(f"{_megabytes(pruned.size_bytes)} MB {verb}: {cache.store}")
+    say(f"{_megabytes(pruned.size_bytes)} MB {verb}: {cache.store}")
 
 
 def explain(
@@ -108,7 +109,7 @@ def _opened(config: Any, active: Any) -> Cache:
     from st.data.cache.cache import Cache
     from st.train.stages import open_cache_store
 
-    return Cache(open_cache_store(config), note=lambda text: typer.echo(text, err=True))
+    return Cache(open_cache_store(config), note=lambda text: say(text, err=True))
 
 
 def _needed(config: Any, active: Any, cache: Cache) -> set[str]:

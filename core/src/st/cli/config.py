@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 
@@ -28,12 +29,12 @@ def show(
         *table, key = location
         if table and tuple(table) != section:
             section = tuple(table)
-            typer.echo(f"\n[[{section[0]}]]" if isinstance(section[-1], int) else f"\n[{dotted(section)}]")
+            say(f"\n[[{section[0]}]]" if isinstance(section[-1], int) else f"\n[{dotted(section)}]")
         # TOML has no null: what is not set is shown as a comment.
         line = f"{key} = {value_text(value)}"
         if value is None:
             line = f"# {key} is not set" if table or key in RunOptions.model_fields else f"\n# [{key}] is off"
-        typer.echo(f"{line}  # {written}" if origin else line)
+        say(f"{line}  # {written}" if origin else line)
 
 
 COMMANDS = (show,)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.cli.runfile import Overrides, PluginNames, RunFile
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def check(
         if found.prepared and (problem := unsuited(repr(dataset.name), len(found.prepared.references), read)):
             found.failures.append(problem.what)
         for line in lines(found, 10**9 if all_ else 20):
-            typer.echo(line)
+            say(line)
         failed |= bool(found.failures)
     if failed:
         raise typer.Exit(1)
@@ -83,7 +84,7 @@ def show(
     sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
-    typer.echo(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
+    say(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")
 
 
 def _references(config: "RunConfig", active: "Plugins") -> dict[str, "Listed"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from st.cli.printing.say import say
 from st.errors import StError
 from st.model.adapters.architecture import lora_facts
 from st.model.adapters.extraction import Extracted, WeightFiles, denoiser_folder, extract
@@ -64,7 +65,7 @@ def extract_adapter(
     for name, path in zip(names, paths, strict=True):
         try:
             write_layout(path, formats[name], (state, found.shape), history)
-            typer.echo(f"wrote {path}: {len(found.layers)} layers, {name}")
+            say(f"wrote {path}: {len(found.layers)} layers, {name}")
         except StError as error:
             failed.append(error)
     if failed:
@@ -88,16 +89,16 @@ def _family(base: Path, plugins: Sequence[str], overrides: Sequence[str]) -> Pip
 
 
 def _show(found: Extracted) -> None:
-    typer.echo("  error  rank  layer")
+    say("  error  rank  layer")
     for layer in found.layers:
-        typer.echo(f"{layer.error:7.2%} {layer.rank:5}  {layer.path}")
+        say(f"{layer.error:7.2%} {layer.rank:5}  {layer.path}")
     errors = [layer.error for layer in found.layers]
-    typer.echo(f"{len(errors)} layers: error {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most")
+    say(f"{len(errors)} layers: error {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most")
     if found.unchanged:
-        typer.echo(f"{found.unchanged} layers are the same in both and are left out")
+        say(f"{found.unchanged} layers are the same in both and are left out")
     if found.outside:
         some = ", ".join(found.outside[:3])
-        typer.echo(f"{len(found.outside)} other weights differ and are left out, such as {some}; --target names layers")
+        say(f"{len(found.outside)} other weights differ and are left out, such as {some}; --target names layers")
 
 
 def _told(number: int, count: int) -> None:

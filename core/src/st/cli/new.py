@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.errors import StError
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -31,11 +32,11 @@ def new(
     words = _words(name, kind)
     folder = directory or Path(words["DISTRIBUTION"])
     files = write(kind, words, folder)
-    typer.echo(f"wrote {len(files)} files to {folder}")
-    typer.echo("\nnext:")
-    typer.echo(f"  cd {folder}")
-    typer.echo('  python -m pip install -e ".[testing]"')
-    typer.echo("  python -m pytest")
+    say(f"wrote {len(files)} files to {folder}")
+    say("\nnext:")
+    say(f"  cd {folder}")
+    say('  python -m pip install -e ".[testing]"')
+    say("  python -m pytest")
 
 
 def write(kind: Kind, words: dict[str, str], folder: Path) -> list[Path]:

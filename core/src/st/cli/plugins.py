@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from st.cli.printing.say import say
+
 if TYPE_CHECKING:
     from st.plugins.catalogue import Installed
 
@@ -16,6 +18,7 @@ def plugins() -> None:
     """List the plugins that are installed and those of ours that are not."""
     import st
     from st.cli.printing.table import print_table
+    from st.installing import install_command
     from st.plugins.catalogue import Catalogue
 
     catalogue = Catalogue.scan()
@@ -25,8 +28,10 @@ def plugins() -> None:
     ]
     present = {(plugin.kind, plugin.name) for plugin in catalogue.everything}
     absent = [plugin for plugin in catalogue.known if (plugin.kind, plugin.name) not in present]
-    rows += [(known.name, known.kind, "", f"not installed: pip install {known.distribution}") for known in absent]
+    rows += [(known.name, known.kind, known.distribution, "not installed") for known in absent]
     print_table(("plugin", "kind", "package", ""), rows)
+    if absent:
+        say(f"To install one: {install_command(absent[0].distribution)}")
 
 
 def _state(plugin: Installed, api: int) -> str:
@@ -59,7 +64,7 @@ def check(
         done = subprocess.run(command, capture_output=True, text=True)
         failed = failed or done.returncode != 0
         if name:
-            typer.echo(done.stdout + done.stderr, nl=False)
+            say(done.stdout + done.stderr, nl=False)
         else:
             rows.append((each.partition(":")[2], each.partition(":")[0], (done.stdout or done.stderr).strip()))
     if not name:
@@ -75,14 +80,14 @@ def why(name: Name) -> None:
     from st.plugins.catalogue import Catalogue
 
     plugin = Catalogue.scan().find(name)
-    typer.echo(f"{plugin.label} is the class {plugin.target}.")
-    typer.echo(f"Installed in {distribution(plugin.distribution).locate_file('')}.")
+    say(f"{plugin.label} is the class {plugin.target}.")
+    say(f"Installed in {distribution(plugin.distribution).locate_file('')}.")
     if plugin.kind == "commands":
-        typer.echo(f"It is typed: st {plugin.name}")
+        say(f"It is typed: st {plugin.name}")
     elif plugin.kind == "backends":
-        typer.echo(f'It takes part in runs that have a data set with url = "{plugin.name}:...".')
+        say(f'It takes part in runs that have a data set with url = "{plugin.name}:...".')
     else:
-        typer.echo(f'It takes part in runs that name it: --plugins {plugin.name}, or plugins = ["{plugin.name}"].')
+        say(f'It takes part in runs that name it: --plugins {plugin.name}, or plugins = ["{plugin.name}"].')
 
 
 COMMANDS = (plugins, check, why)

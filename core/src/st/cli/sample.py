@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from st.cli.printing.say import say
 
 
 def sample(
@@ -26,37 +29,37 @@ def sample(
         list[str] | None, typer.Option(help="What the model is told beside the text, as bpm=120; several times.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; else one in the run's samples folder.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load plugins that the run names as files.")] = False,
 ) -> None:
     """Render a prompt from a checkpoint of a run, as its validation does. Prints the file that was written."""
     from st.errors import StError
     from st.model.adapters.references import references_read, unsuited
     from st.model.quantize.quantizer import text_encoders
     from st.report.files.picture_files import save_picture
-    from st.report.rendering.prompts import PromptOptions, check_facts, parse_size, recipe, sized, texts
+    from st.report.rendering.prompts import PromptOptions, check_facts, recipe, sized, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
-    from st.train.assembly import predictor
+    from st.train.assembly import computing, predictor
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
-    from st.train.validation.validation import references_shown
+    from st.train.validation.validation import capped, references_shown
 
-    try:
-        sizes = [parse_size(size)] if size else []
-    except ValueError as error:
-        raise StError(f"--size: {error}") from error
+    sizes = _sizes(size)
     told: dict[str, Any] = {"negative": negative, "seed": seed, "steps": steps, "guidance": guidance}
     told |= {"seconds": seconds or None, "references": tuple(reference or ()), "facts": _facts(fact or ())}
     asked = PromptOptions(prompt=prompt, **told)
-    opened, plugins = open_run(run, checkpoint)
+    opened, plugins = open_run(run, checkpoint, trust=trust)
     options = opened.config.validation
-    (one,) = sized([asked], sizes or [parse_size(options.resolutions[0])], options.defaults())
+    (one,) = sized([asked], sizes or options.sizes()[:1], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(one.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
-    renderer = Renderer(opened, sampler.build(sampler.options()), predictor(opened), shown=shown)
+    asks, within = predictor(opened), partial(computing, opened)
+    renderer = Renderer(opened, sampler.build(sampler.options()), asks, shown=shown, within=within)
     geometry = renderer.geometry(one, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([one], encoders)
+    _warn(capped(opened, one, geometry))
     encodings = encode_texts(opened.family, texts([one]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
         ((_, _, pixels),) = renderer.render([(one, geometry)], encodings)
@@ -64,10 +67,25 @@ def sample(
         raise StError(f"the picture could not be rendered: {pixels.reason}")
     name = f"{one.name}-{geometry}-step-{opened.progress.step}-seed-{one.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
-    facts = recipe(one, str(geometry), options.sampler)
+    facts = opened.config.redaction.data(recipe(one, str(geometry), options.sampler))
     codec = opened.family.codec()
     rate = codec.frames_per_second
-    typer.echo(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+    say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+
+
+def _sizes(size: str) -> list[tuple[int, int]]:
+    from st.errors import StError
+    from st.report.rendering.prompts import parse_size
+
+    try:
+        return [parse_size(size)] if size else []
+    except ValueError as error:
+        raise StError(f"--size: {error}") from error
+
+
+def _warn(sentence: str) -> None:
+    if sentence:
+        say(f"warning: {sentence}", err=True)
 
 
 def _facts(given: Iterable[str]) -> dict[str, str]:

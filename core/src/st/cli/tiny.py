@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from st.cli.printing.say import say
 from st.errors import StError
 
 
@@ -26,10 +27,10 @@ def tiny(
     made = cls.tiny(directory)
     files = [file for file in sorted(directory.rglob("*")) if file.is_file()]
     for file in files:
-        typer.echo(f"{file.stat().st_size / 1024:10.1f} KiB  {file.relative_to(directory)}")
+        say(f"{file.stat().st_size / 1024:10.1f} KiB  {file.relative_to(directory)}")
     needed = {"checkpoint": str(directory), **made.options.model_dump(mode="json", exclude_defaults=True)}
     lines = "\n".join(f"  {name} = {json.dumps(value)}" for name, value in needed.items())
-    typer.echo(f"\nuse it:\n  [model]\n{lines}")
+    say(f"\nuse it:\n  [model]\n{lines}")
 
 
 COMMANDS = (tiny,)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from st.cli.runfile import Overrides, PluginNames, RunFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from st.settings.config import RunConfig
 
 
 def train(
@@ -30,10 +35,12 @@ def train(
 
     changes = [*(overrides or ()), *([f"output={json.dumps(str(output))}"] if output else ())]
     config, active = assemble(file, plugins or (), changes, training=True)
+    _check_accepted(accept or (), config, resume=resume)
     if dry_run:
         from st.cli.printing.plan import print_plan
+        from st.train.preflight import look
 
-        print_plan(config, active)
+        print_plan(config, active, look(config, active))
         return
     from st.importing import wait_passively
     from st.train.beside.listening import SAVED
@@ -48,6 +55,17 @@ def train(
 
     outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
     raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: SAVED, Outcome.FAILED: 1}[outcome])
+
+
+def _check_accepted(names: Sequence[str], config: RunConfig, *, resume: bool) -> None:
+    from st.errors import Problem, ProblemsFound
+    from st.train.saving.accepting import check_names
+
+    if names and not resume:
+        what = f"--accept {names[0]} has no effect without --resume"
+        raise ProblemsFound([Problem("accept", what, fix="add --resume, or leave --accept out")])
+    before = Path(config.output) / "run.json"
+    check_names(names, config.plain(), json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {})
 
 
 COMMANDS = (train,)

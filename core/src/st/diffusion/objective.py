@@ -31,8 +31,8 @@ class Batch:
     keys: (B,) names of the samples. indices: (B,) draw index of each, counted over the whole run and all ranks.
     latents: (B, C, [F,] H, W). conditions: what the text encoders gave, collated by the family. mask: (B, 1, H, W) in
     [0, 1], 1 where the loss counts; None where no sample has one. extras: further tensors by name, first dimension B:
-    ``original_size``, ``crop`` and ``target_size`` (B, 2) as (height, width) or (top, left) in pixels for pictures,
-    and what references encode to.
+    ``original_size`` (of the file), ``crop`` (in the resized picture) and ``target_size`` (B, 2) as (height, width) or
+    (top, left) in pixels for pictures, and what references encode to.
     """
 
     keys: tuple[str, ...]

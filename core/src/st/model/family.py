@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from st.data.shape.rule import GeometryRule
 from st.diffusion.path import straight
@@ -116,3 +116,14 @@ class ModelFamily(ABC, Generic[OptionsT]):
     def tiny(cls, directory: FilePath) -> Self:
         """Write a tiny checkpoint with random weights in the upstream layout and open it; seconds on a CPU."""
         raise StError(f"{cls.__name__} has no tiny checkpoint to write")
+
+
+@runtime_checkable
+class KnowsItsFiles(Protocol):
+    """A family that can tell early whether what its options name is there."""
+
+    def check_files(self) -> None:
+        """Raise StError where files that the options name are missing on this machine, or are another family's.
+
+        Imports no torch, loads no weights and asks no network: what only a hub knows is not checked.
+        """

@@ -16,7 +16,7 @@ import pluggy
 import st
 from st import hookspecs
 from st.data.backend import BACKEND
-from st.errors import PluginError, StError
+from st.errors import Blamed, PluginError, StError
 from st.plugins.builtin import Builtin
 from st.plugins.catalogue import Catalogue, Installed, Kind, split_kind
 from st.plugins.loading import at_border, check_class, is_local, load, load_local
@@ -44,6 +44,11 @@ class Active:
     version: str
     instance: Any
     options: Options | None = None
+
+    @property
+    def label(self) -> str:
+        """``plugin 'old' (st-old 0.2)``"""
+        return Installed(self.name, self.kind, self.distribution, self.version, "", st.API[0]).label
 
     @classmethod
     def of(cls, plugin: Installed, instance: Any, options: Options | None = None) -> Active:
@@ -73,9 +78,20 @@ class Plugins:
         return {plugin.name: plugin.instance for plugin in self.active if plugin.kind == "trackers"}
 
     def answers(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
-        """(plugin name, answer) of each active plugin that has one, in the order of the plugin list."""
-        asked = ((name, call()) for name, call in self.calls(hook, **arguments))
-        return [(name, answer) for name, answer in asked if answer is not None]
+        """(plugin name, answer) of each active plugin that has one, in the order of the plugin list.
+
+        What a plugin raises comes through with a note of whose it is.
+        """
+        if _is_traced() and (implementations := getattr(self.pm.hook, hook).get_hookimpls()):
+            _trace(hook, implementations, arguments)
+        labels = {plugin.name: plugin.label for plugin in self.active}
+        found = []
+        for name, call in self.calls(hook, **arguments):
+            with Blamed(f"{labels[name]} failed in {hook}"):
+                answer = call()
+            if answer is not None:
+                found.append((name, answer))
+        return found
 
     def calls(self, hook: str, **arguments: Any) -> list[tuple[str, Callable[[], Any]]]:
         """(plugin name, its call of the hook, yet to be made), in the order of the plugin list."""
@@ -103,6 +119,10 @@ class Plugins:
         }
 
 
+def _is_traced() -> bool:
+    return os.environ.get("ST_TRACE_HOOKS", "0") not in {"", "0"}
+
+
 def hook_manager(plugins: Iterable[tuple[str, object]]) -> pluggy.PluginManager:
     """A pluggy manager that asks these plugins, by name, in this order."""
     pm = pluggy.PluginManager("st")
@@ -111,7 +131,7 @@ def hook_manager(plugins: Iterable[tuple[str, object]]) -> pluggy.PluginManager:
     for name, instance in reversed(list(plugins)):
         pm.register(instance, name)
     pm.check_pending()
-    if os.environ.get("ST_TRACE_HOOKS", "0") not in {"", "0"}:
+    if _is_traced():
         pm.add_hookcall_monitoring(_trace, lambda outcome, hook_name, hook_impls, kwargs: None)
     return pm
 

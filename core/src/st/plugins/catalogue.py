@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import st
 from st.errors import PluginError
+from st.installing import install_command
 from st.spelling import closest
 
 if TYPE_CHECKING:
@@ -53,17 +55,28 @@ class Known:
     distribution: str
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A strategy that a plugin of ours brings. written: what to write where the name is not its ``kind`` itself."""
+
+    kind: str
+    name: str
+    plugin: str
+    written: str = ""
+
+
 class Catalogue:
     """The plugins that can be named: those installed, and those of ours that are not."""
 
-    def __init__(self, installed: Iterable[Installed], known: Iterable[Known]) -> None:
+    def __init__(self, installed: Iterable[Installed], known: Iterable[Known], brought: Iterable[Brought] = ()) -> None:
         self.everything = tuple(installed)
         self.known = tuple(known)
+        self.brought = tuple(brought)
 
     @classmethod
     def scan(cls) -> Catalogue:
         """Read the metadata of every distribution on ``sys.path``; a few milliseconds for a hundred of them."""
-        return cls(_installed(), known_plugins())
+        return cls(_installed(), known_plugins(), parse_brought(_known_text()))
 
     @cached_property
     def usable(self) -> tuple[Installed, ...]:
@@ -116,13 +129,32 @@ class Catalogue:
         found = {plugin.kind for plugin in self.everything if plugin.name == name}
         return found | {plugin.kind for plugin in self.known if plugin.name == name}
 
+    def brings(self, kind: str, name: str, active: Iterable[str] = ()) -> str:
+        """How to get a strategy of this kind and name from a plugin of ours; '' where none brings it.
+
+        active: the plugins that the run names already.
+        """
+        found = next((one for one in self.brought if (one.kind, one.name) == (kind, name)), None)
+        if found is None:
+            return ""
+        if found.plugin in active:
+            return f"Write {found.written}." if found.written else ""
+        said = f"The plugin {found.plugin!r} brings it: add {found.plugin!r} to plugins"
+        said += f", and write {found.written}." if found.written else "."
+        if not self.named(found.plugin):
+            owner = next(known.distribution for known in self.known if known.name == found.plugin)
+            said += f" It is not installed: {install_command(owner)}"
+        return said
+
     def _missing(self, kind: Kind | None, name: str) -> PluginError:
         for plugin in self.everything:
             if plugin.name == name and kind in (None, plugin.kind):
                 return _other_api(plugin)
         known = {plugin.name: plugin for plugin in self.known if kind in (None, plugin.kind)}
         if name in known:
-            return PluginError(f"plugin {name!r} is not installed.", fix=f"Fix: pip install {known[name].distribution}")
+            return PluginError(
+                f"plugin {name!r} is not installed.", fix=f"Fix: {install_command(known[name].distribution)}"
+            )
         what = f"no plugin is named {name!r}."
         installed = self.names(kind)
         matches = closest(name, installed, limit=1) or closest(name, known, limit=1)
@@ -130,7 +162,7 @@ class Catalogue:
             return PluginError(what, fix=f"Installed: {', '.join(installed)}." if installed else "None is installed.")
         fix = f"Did you mean {matches[0]!r}?"
         if matches[0] not in installed:
-            fix += f" It is not installed: pip install {known[matches[0]].distribution}"
+            fix += f" It is not installed: {install_command(known[matches[0]].distribution)}"
         return PluginError(what, fix=fix)
 
 
@@ -161,7 +193,7 @@ def _ambiguous(found: list[Installed]) -> PluginError:
 def _other_api(plugin: Installed) -> PluginError:
     package = plugin.distribution if plugin.api < st.API[0] else "st-core"
     what = f"{plugin.label} speaks plugin API {plugin.api}; this st speaks {st.API[0]}."
-    return PluginError(what, fix=f"Fix: pip install -U {package}")
+    return PluginError(what, fix=f"Fix: {install_command(package, '-U')}")
 
 
 def _installed() -> list[Installed]:
@@ -185,7 +217,11 @@ def _installed() -> list[Installed]:
 
 def known_plugins() -> list[Known]:
     """The plugins that this version of st was released with."""
-    return parse_known(files("st.plugins").joinpath("known.toml").read_text(encoding="utf-8"))
+    return parse_known(_known_text())
+
+
+def _known_text() -> str:
+    return files("st.plugins").joinpath("known.toml").read_text(encoding="utf-8")
 
 
 def parse_known(text: str) -> list[Known]:
@@ -197,11 +233,28 @@ def parse_known(text: str) -> list[Known]:
     ]
 
 
+def parse_brought(text: str) -> list[Brought]:
+    """The strategies that ``write_known`` wrote."""
+    return [
+        Brought(kind, name, plugin, written)
+        for kind, names in tomllib.loads(text).get("brings", {}).items()
+        for name, (plugin, written) in names.items()
+    ]
+
+
 def write_known(pyprojects: Iterable[Path]) -> str:
-    """The text of ``known.toml`` from the plugins' ``pyproject.toml`` files: a table per kind, name = distribution."""
+    """The text of ``known.toml`` from the plugins' ``pyproject.toml`` files: a table per kind, name = distribution.
+
+    What they bring, which ``[tool.st.brings]`` says by kind of strategy, follows: name = plugin and what to write.
+    """
     tables: dict[Kind, dict[str, str]] = {kind: {} for kind in KINDS}
+    brought: dict[str, dict[str, tuple[str, str]]] = {}
     for path in pyprojects:
-        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        project = told["project"]
+        for kind, names in told.get("tool", {}).get("st", {}).get("brings", {}).items():
+            plugin = next(iter(project["entry-points"][f"st.v{st.API[0]}.hooks"]))
+            brought.setdefault(kind, {}).update({name: (plugin, written) for name, written in names.items()})
         for group, entries in project.get("entry-points", {}).items():
             if (match := _GROUP.fullmatch(group)) and int(match[1]) == st.API[0]:
                 tables[cast("Kind", match[2])].update(dict.fromkeys(entries, project["name"]))
@@ -209,4 +262,7 @@ def write_known(pyprojects: Iterable[Path]) -> str:
     for kind, distributions in tables.items():
         lines += ["", f"[{kind}]"]
         lines += [f'"{name}" = "{distribution}"' for name, distribution in sorted(distributions.items())]
+    for strategy, found in sorted(brought.items()):
+        lines += ["", f"[brings.{strategy}]"]
+        lines += [f"{json.dumps(name)} = {json.dumps(how)}" for name, how in sorted(found.items())]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import st
 from st import hookspecs
 from st.errors import PluginError, StError
+from st.installing import install_command
 from st.options import Options
 from st.plugins.catalogue import Installed, Kind
 from st.spelling import did_you_mean, either
@@ -40,7 +41,7 @@ def at_border(plugin: Installed, failed: str, call: Callable[[], T]) -> T:
         raise
     except Exception as error:
         local = not plugin.version
-        fix = "" if local else f"Reinstall: pip install --force-reinstall {plugin.distribution}"
+        fix = "" if local else f"Reinstall: {install_command(plugin.distribution, '--force-reinstall')}"
         raise PluginError(
             f"{plugin.label} {failed}: {type(error).__name__}: {error}",
             why=f"Traceback: st plugins check {plugin.target if local else plugin.name}",

@@ -12,6 +12,7 @@ from typing import Any
 
 from st.errors import Problem, StError
 from st.reading.toml import statement_lines
+from st.redaction import without_credentials
 
 Location = tuple[str | int, ...]
 """A place in the settings: ("optimizer", "lr"), ("dataset", 0, "url")."""
@@ -42,13 +43,15 @@ class RunFile:
     """What a user wrote, before anything of it is checked.
 
     data: all settings, later sources over earlier ones, placeholders filled in. origins: where each value was written.
-    placeholders: values that held ``{env:NAME}``, as written. problems: what could not be read.
+    placeholders: values that held ``{env:NAME}``, as written. variables: what those variables hold, but for those that
+    only name the output folder. problems: what could not be read.
     """
 
     name: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     origins: dict[Location, Origin] = field(default_factory=dict)
     placeholders: dict[Location, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def origin(self, location: Location) -> Origin | None:
@@ -63,7 +66,11 @@ class RunFile:
         return None
 
     def setting(self, location: Location, value: object) -> str:
-        """``run.toml:14: [optimizer] lr = 1.5`` or ``--set optimizer.lr=1.5``: a value as the user knows it."""
+        """``run.toml:14: [optimizer] lr = 1.5`` or ``--set optimizer.lr=1.5``: a value as the user knows it.
+
+        Never what the environment or an address holds in secret.
+        """
+        value = self.placeholders.get(location, value)
         origin = self.origins.get(location)
         if origin is not None and origin.text.startswith("-"):
             return f"{origin.text} {dotted(location)}={_shown(value)}"
@@ -105,11 +112,21 @@ def read(path: Path | None, overrides: Sequence[str] = (), environment: Mapping[
 
 def _read_file(path: Path) -> RunFile:
     try:
-        text = path.read_text(encoding="utf-8")
+        written = path.read_bytes()
+        # Editors of some systems begin a file with a byte order mark.
+        text = written.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise RunFileUnreadable(f"there is no run file {str(path)!r}.", why=f"Looked for {path.absolute()}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFileUnreadable(f"the run file {str(path)!r} cannot be read: {error}") from error
+    except IsADirectoryError:
+        what = f"{str(path)!r} is a folder, not a run file."
+        files = sorted(file.name for file in path.glob("*.toml"))
+        raise RunFileUnreadable(what, fix=f"Name a file in it: {path / files[0]}" if files else "") from None
+    except UnicodeDecodeError as error:
+        line = written.count(b"\n", 0, error.start) + 1
+        what = f"{path.name}:{line}: not UTF-8: the byte {error.object[error.start]:#04x} is none of its letters."
+        raise RunFileUnreadable(what, fix="Save the file as UTF-8.") from error
+    except OSError as error:
+        raise RunFileUnreadable(f"the run file {str(path)!r} cannot be read: {error.strerror or error}") from error
     if path.suffix == ".json":
         return _read_json(path, text)
     if path.suffix != ".toml":
@@ -118,6 +135,8 @@ def _read_file(path: Path) -> RunFile:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RunFileUnreadable(_toml_message(path, str(error))) from error
+    except (RecursionError, ValueError) as error:
+        raise RunFileUnreadable(f"{path.name}: {_absurd(error)}.") from error
     origins = {location: Origin(f"{path.name}:{line}", line) for location, line in statement_lines(text).items()}
     return RunFile(path.name, data, origins)
 
@@ -125,13 +144,26 @@ def _read_file(path: Path) -> RunFile:
 def _read_json(path: Path, text: str) -> RunFile:
     try:
         data = json.loads(text, object_pairs_hook=_without_nulls)
+        # Halves of surrogate pairs can be written with an escape, and neither printed nor saved.
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
         raise RunFileUnreadable(f"{path.name}:{error.lineno}: not JSON: {error.msg}.") from error
     except _KeyTwice as error:
         raise RunFileUnreadable(f"{path.name}: {error.args[0]!r} is given twice.") from error
+    except (RecursionError, ValueError) as error:
+        raise RunFileUnreadable(f"{path.name}: {_absurd(error)}.") from error
     if not isinstance(data, dict):
         raise RunFileUnreadable(f"{path.name}: a run file is an object of settings, not {type(data).__name__}.")
     return RunFile(path.name, data, {location: Origin(path.name) for location, _ in leaves(data)})
+
+
+def _absurd(error: Exception) -> str:
+    """What makes a text unreadable whose grammar is right."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair, which is no character"
+    return "it holds a number with thousands of digits"
 
 
 class _KeyTwice(Exception):
@@ -160,7 +192,7 @@ def _value(text: str) -> Any:
     """A value as TOML writes it (1e-4, true, [1, 2], "text"); anything else is text as it stands."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     value = parsed["value"]
     # Dates are TOML values but no setting is one; a second line would smuggle in a second key.
@@ -210,6 +242,8 @@ def _fill_placeholders(run_file: RunFile, environment: Mapping[str, str]) -> Non
             run_file.problems.append(Problem(dotted(location), what))
         if not missing:
             run_file.placeholders[location] = value
+            if location != ("output",):
+                run_file.variables |= {name: environment[name] for name in names}
             filled = _PLACEHOLDER.sub(lambda match: environment[match[1]], value)
             table: Any = run_file.data
             for step in location[:-1]:
@@ -236,5 +270,5 @@ def dotted(location: Sequence[str | int]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value) if isinstance(value, bool) else repr(value)
+    text = json.dumps(value) if isinstance(value, bool) else without_credentials(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."

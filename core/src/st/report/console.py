@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from st.report.enduring import enduring
 from st.report.log.duration import duration
+from st.terminal import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -137,7 +138,7 @@ class PlainConsole(Console):
 
     def _print(self, text: str) -> None:
         with self._lock:
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
 
 class RichConsole(Console):
@@ -163,7 +164,7 @@ class RichConsole(Console):
 
     def line(self, text: str, kind: str) -> None:
         style = {"warning": "yellow", "error": "bold red"}.get(kind)
-        self._progress.console.print(text, style=style, markup=False)
+        self._progress.console.print(printable(text), style=style, markup=False)
 
     def stage(self, name: str, done: float, total: int) -> None:
         with self._lock:

@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     Mean = Callable[[Tensor], Tensor]
 
 
+SKIPS_ALLOWED = 24
+"""Steps in a row that fp16 may leave out: each halves a scale that begins at 2**16, so these end far below 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spoiled:
-    """The first microbatch whose loss is not finite."""
+    """The first step with a number that is not finite. what: that number, as in "the loss of step 3 is nan".
+
+    keys: the samples that it was computed on. weights: those whose gradients are not finite, where the losses are.
+    """
 
     step: int
-    loss: float
+    what: str
     keys: tuple[str, ...]
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +38,20 @@ class Reading:
     """Some steps in a row. step: the last of them. losses: one mean per step. metrics: means over the steps, by name.
 
     ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
-    groups differ), ``optimizer/NAME`` (after the last step), ``seconds/step`` and ``seconds/STAGE``, ``data_wait``
-    (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
+    groups differ), ``optimizer/NAME`` (after the last step), ``skipped_steps`` (for fp16: how many of them were left
+    out), ``seconds/step`` and ``seconds/STAGE``, ``data_wait`` (share of the step's time), ``samples_per_second`` (of
+    all ranks), ``epoch``.
     """
 
     step: int
     losses: tuple[float, ...]
     metrics: Mapping[str, float]
     spoiled: Spoiled | None
+
+    @property
+    def first(self) -> int:
+        """The first of the steps."""
+        return self.step - len(self.losses) + 1
 
 
 class Readings:
@@ -47,6 +61,7 @@ class Readings:
         """ranks: how many work on a step. mean: over them, of a small tensor; all then read at the same steps."""
         self._ranks, self._mean = ranks, mean
         self._held: list[tuple[int, int, StepStats]] = []
+        self._skipped_in_row = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -67,8 +82,12 @@ class Readings:
         losses = tuple(_mean(row.losses) for row in rows)
         metrics = {"loss": _mean(losses)} | _parts(rows) | _updates(rows) | _times(rows, seconds, self._ranks)
         metrics["epoch"] = float(held[-1][1])
-        spoiled = next((found for row in rows if (found := row.spoiled())), None)
+        spoiled = next((found for row in rows if (found := self._spoiled(row))), None)
         return Reading(held[-1][0], losses, metrics, spoiled)
+
+    def _spoiled(self, row: _Row) -> Spoiled | None:
+        self._skipped_in_row = self._skipped_in_row + 1 if row.skipped else 0
+        return row.spoiled(skips_allowed=self._skipped_in_row <= SKIPS_ALLOWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +100,27 @@ class _Row:
     terms: dict[str, list[float]]
     grad_norm: float | None
 
-    def spoiled(self) -> Spoiled | None:
+    @property
+    def has_broken_gradients(self) -> bool:
+        return self.grad_norm is not None and not math.isfinite(self.grad_norm)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether loss scaling left the step out."""
+        return self.has_broken_gradients and self.stats.update is not None and self.stats.update.scaled
+
+    def spoiled(self, *, skips_allowed: bool) -> Spoiled | None:
         each = len(self.stats.keys) // max(1, len(self.losses))  # a step's microbatches are of one size
         for place, loss in enumerate(self.losses):
             if not math.isfinite(loss):
-                return Spoiled(self.step, loss, tuple(self.stats.keys[place * each : (place + 1) * each]))
-        return None
+                keys = tuple(self.stats.keys[place * each : (place + 1) * each])
+                return Spoiled(self.step, f"the loss of step {self.step} is {loss}", keys)
+        if not self.has_broken_gradients or (self.skipped and skips_allowed):
+            return None
+        update = self.stats.update
+        weights = tuple(update.broken()) if update is not None and update.broken is not None else ()
+        what = f"the gradient of step {self.step} is not finite"
+        return Spoiled(self.step, what, tuple(self.stats.keys), weights)
 
 
 def _tensors(stats: StepStats) -> Iterator[Tensor]:
@@ -134,9 +168,11 @@ def _parts(rows: Sequence[_Row]) -> dict[str, float]:
 
 def _updates(rows: Sequence[_Row]) -> dict[str, float]:
     metrics = {}
-    norms = [row.grad_norm for row in rows if row.grad_norm is not None]
+    norms = [row.grad_norm for row in rows if row.grad_norm is not None and not row.skipped]
     if norms:
         metrics["grad_norm"] = _mean(norms)
+    if any(row.stats.update is not None and row.stats.update.scaled for row in rows):
+        metrics["skipped_steps"] = float(sum(row.skipped for row in rows))
     update = rows[-1].stats.update
     rates = update.learning_rates if update is not None else ()
     if len(set(rates)) == 1:

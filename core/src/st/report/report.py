@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -15,17 +15,21 @@ from pydantic import Field
 
 from st.errors import OutputUnwritable, RunFailed
 from st.options import Options
+from st.redaction import PLAIN, Redaction
 from st.report.console import Console, ConsoleKind, NoConsole, open_console
-from st.report.fanout import Audience, Fanout, attempt
+from st.report.fanout import Audience, Fanout
+from st.report.log.duration import duration
 from st.report.log.events import FILE, EventLog
+from st.report.pages import PROGRESS_SECONDS, Pages, Stage
 from st.report.readings import Readings, Spoiled
 from st.report.slowdown import SlowDown
+from st.report.stillness import FIRST_STEPS, Stillness
 
 if TYPE_CHECKING:
     from st.progress import Outcome, Progress
-    from st.report.page.page_samples import Thumbnails
     from st.report.readings import Mean
     from st.report.stats import StepStats
+    from st.report.stillness import Reason
     from st.report.tracker import Picture, RunInfo, Tracker
 
 KEYS_LOGGED = 1000
@@ -48,32 +52,6 @@ class ReportOptions(Options):
     """Seconds that trackers get to finish after the run; one that hangs is then left behind."""
 
 
-PROGRESS_SECONDS = 0.2
-"""Between two events of the progress of one stage, to those who listen."""
-
-
-class Stage:
-    """A part of a run with a known amount of work, inside ``Report.stage``. Thread-safe. advanced: told of the work."""
-
-    def __init__(self, name: str, total: int, advanced: Callable[[Stage], None]) -> None:
-        self.name, self.total, self.done = name, total, 0
-        self.shown: float = 0
-        self.told = 0.0
-        self._advanced, self._lock = advanced, threading.Lock()
-
-    def advance(self, n: int = 1) -> None:
-        with self._lock:
-            self.done += n
-            self.shown = max(self.shown, self.done)
-        self._advanced(self)
-
-    def at(self, done: float) -> None:
-        """Show that so many pieces are done, a part of one included, before they are counted."""
-        with self._lock:
-            self.shown = max(self.shown, done)
-        self._advanced(self)
-
-
 class Report:
     """Everything that is said about a run. Thread-safe; on rank 0 it writes, on the others it only watches the loss.
 
@@ -94,14 +72,19 @@ class Report:
         self._mean = mean
         self._readings = Readings(mean=mean)
         self._slow_down = SlowDown()
+        self._stillness = Stillness(_no_reason)
+        self._due = 0
         self._step = 0
-        self._failure: RunFailed | None = None
-        self._checkpoints: dict[int, str] = {}
+        self._spoiled: Spoiled | None = None
+        self._checkpoints: set[int] = set()
+        self._skipped = 0
         self._dropped: Counter[tuple[str, str]] = Counter()
         self._clock = _LoopClock()
-        self._lock, self._page_lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
+        self._opened = monotonic()
+        self._pages: Pages | None = None
         self._log_broken = False
-        self._thumbnails: Thumbnails | None = None
+        self._redaction = PLAIN
         self._doing: Callable[[str], AbstractContextManager[object]] = nullcontext
 
     @classmethod
@@ -114,20 +97,22 @@ class Report:
         rank: int = 0,
         mean: Mean | None = None,
         doing: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        redaction: Redaction = PLAIN,
     ) -> Report:
         """The report of a run that begins or goes on in ``info.directory``. Raises OutputUnwritable.
 
         versions: what the page lists, by name: st, torch, each active plugin. mean: over ranks, of a small tensor;
-        every rank reports its steps then. doing: entered with the name of each stage.
+        every rank reports its steps then. doing: entered with the name of each stage. redaction: of all that is
+        written, printed and shown.
         """
         if rank:
             report = cls(options, None, NoConsole(), mean)
-            report._doing = doing
+            report._doing, report._redaction = doing, redaction
             return report
         console = open_console(options.console, options.line_seconds)
         report = cls(options, EventLog(info.directory / FILE), console, mean)
-        report._doing = doing
-        report._info = info
+        report._doing, report._redaction = doing, redaction
+        report._info, report._pages = info, Pages(info.directory, console)
         report._write(
             "open", name=info.name, directory=str(info.directory), config=dict(info.config), versions=dict(versions)
         )
@@ -140,8 +125,11 @@ class Report:
 
     @property
     def failure(self) -> RunFailed | None:
-        """Why training cannot go on, once a reading met a loss that is not finite; the loop raises it."""
-        return self._failure
+        """Why training cannot go on, once a reading met a loss or a gradient that is not finite; the loop raises it.
+
+        It names the newest checkpoint from before: asked when the last one is written, it knows of that too.
+        """
+        return None if self._spoiled is None else self._failed(self._spoiled)
 
     def note(self, text: str, kind: str = "note", **facts: object) -> None:
         """Say one sentence, with what a program may want of it as facts.
@@ -152,13 +140,15 @@ class Report:
         """
         self._write("note", kind=kind, text=text, **{"step": self._step, **facts})
         if kind not in QUIET:
-            self._console.line(text, kind)
+            self._console.line(self._redaction.text(text), kind)
+        step = facts.get("step")
+        if kind in ("checkpoint", "resumed") and isinstance(step, int):
+            with self._lock:
+                self._checkpoints.add(step)
         if kind == "checkpoint":
-            step, directory = facts.get("step"), facts.get("directory")
-            if isinstance(step, int):
-                with self._lock:
-                    self._checkpoints[step] = str(directory)
             self.page()
+        else:
+            self._refresh()
 
     def warn(self, text: str) -> None:
         """Note something that may not be what was meant."""
@@ -206,24 +196,38 @@ class Report:
         with self._clock.pause(name):
             yield
 
-    def start(self, trackers: Mapping[str, Tracker], *, step: int, total: int, ranks: int = 1) -> None:
-        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks."""
+    def start(
+        self,
+        trackers: Mapping[str, Tracker],
+        *,
+        step: int,
+        total: int,
+        ranks: int = 1,
+        reason: Reason | None = None,
+    ) -> None:
+        """Training begins after ``step`` (0, or the restored checkpoint's) of ``total`` steps, on so many ranks.
+
+        reason: asked, on every rank at once, why all gradients of some steps are zero; given their mean loss.
+        """
         self._readings = Readings(ranks, self._mean)
+        self._stillness = Stillness(reason or _no_reason)
+        self._due = min(self.options.every, FIRST_STEPS)
         self._step = step
         self._write_dropped()
         self._write("train", step=step, total=total, trackers=list(trackers))
         if self._info is not None:
             self._fanout = Fanout(trackers, self.warn)
-            self._fanout.start(self._info)
+            self._fanout.start(replace(self._info, step=step))
             self._console.begin(step, total)
         self._clock.start()
 
     def step(self, progress: Progress, stats: StepStats) -> None:
-        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only."""
+        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only,
+        the first time after ten steps at most."""
         self._step = progress.step
         self._readings.add(progress, stats)
         self._console.advance(progress.step)
-        if len(self._readings) >= self.options.every:
+        if len(self._readings) >= self._due:
             self.read()
 
     def read(self, *, alone: bool = False) -> None:
@@ -233,7 +237,7 @@ class Report:
         """
         if not len(self._readings):
             return
-        count = len(self._readings)
+        count, self._due = len(self._readings), self.options.every
         seconds, paused = self._clock.lap()
         reading = self._readings.read(seconds, alone=alone)
         self._write(
@@ -242,10 +246,13 @@ class Report:
         self._fanout.log(reading.step, reading.metrics)
         self._console.show(reading.step, reading.metrics)
         slow = self._slow_down.see(reading.metrics) if self._info is not None else None
-        if slow is not None:
-            self.warn(slow)
-        if reading.spoiled is not None and self._failure is None:
-            self._failure = self._failed(reading.spoiled)
+        # Ranks that are gone cannot be asked together.
+        still = None if alone and self._mean is not None else self._stillness.see(reading)
+        for sentence in filter(None, (slow, still)):
+            self.warn(sentence)
+        self._skipped += int(reading.metrics.get("skipped_steps", 0))
+        self._spoiled = self._spoiled or reading.spoiled
+        self._refresh()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log further numbers of a step: evaluation losses, scores."""
@@ -254,34 +261,48 @@ class Report:
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """Show validation outputs; rewrites the page."""
+        pictures = [
+            replace(p, prompt=self._redaction.text(p.prompt), label=self._redaction.text(p.label)) for p in pictures
+        ]
         shown = [{"path": str(p.path), "prompt": p.prompt, "label": p.label} for p in pictures]
         self._write("pictures", step=step, pictures=shown)
         self._fanout.show(step, pictures)
         self.page()
 
-    def page(self) -> Path | None:
-        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written."""
-        if self._info is None:
-            return None
-        from st.report.page.page import write_page
-        from st.report.page.page_samples import Thumbnails
+    def page(self, *, whole: bool = False) -> Path | None:
+        """Rewrite ``report.html`` from the event log; its path, or None where nothing is written.
 
-        with self._page_lock:
-            self._thumbnails = self._thumbnails or Thumbnails()
-            page, error = attempt(partial(write_page, self._info.directory, self._thumbnails))
-        if error is not None:
-            self._console.line(f"report.html could not be written: {type(error).__name__}: {error}", "warning")
-        return page
+        It takes longer as the log grows, so it is left out as long as it would take too much of the time. whole: not
+        even then.
+        """
+        if self._pages is None or not (whole or self._pages.may):
+            return None
+        with self.pause("report"):
+            return self._pages.write()
+
+    def _refresh(self) -> None:
+        """Rewrite the page where that is due; a run is so seen from its first seconds on."""
+        if self._pages is not None and self._pages.due:
+            self.page()
 
     def finish(self, outcome: Outcome, why: str = "") -> None:
         """The run is over: read what is left, let trackers finish, write the page. why: the error that ended it."""
         self.read(alone=True)
+        if (still := self._stillness.end()) is not None:
+            self.warn(still)
+        if self._skipped:
+            sentence = (
+                f"{self._skipped} steps were left out: their gradients overflowed fp16, and the scale was lowered"
+            )
+            self.note(sentence, kind="skipped", steps=self._skipped)
         self._write_dropped()
         self._fanout.finish(outcome, self.options.tracker_seconds)
         self._write("finish", step=self._step, outcome=outcome.value, why=why)
         self._audience.finish(self.options.tracker_seconds)
-        self.page()
+        page = self.page(whole=True)
         self._console.close()
+        if page is not None:
+            self._console.line(self._ending(outcome, page), "end")
         if self._log is not None:
             self._log.close()
 
@@ -297,17 +318,26 @@ class Report:
             stage.told = now
             facts = {"name": stage.name, "done": stage.done, "total": stage.total}
             self._audience.tell({"time": time(), "event": "progress", **facts}, droppable=True)
+        self._refresh()
 
     def _write(self, event: str, **facts: object) -> None:
         if self._log is None:
             return
         try:
-            written = self._log.write(event, **facts)
+            written = self._log.write(event, **self._redaction.data(facts))
             self._audience.tell(written, droppable=event in ("step", "metrics"))
         except OutputUnwritable as error:
             if not self._log_broken:
                 self._console.line(f"{error}; events are lost until it can", "error")
             self._log_broken = True
+
+    def _ending(self, outcome: Outcome, page: Path) -> str:
+        """How long this start of the run took, where its report is, and how to go on."""
+        with self._lock:
+            saved = bool(self._checkpoints)
+        more = {"finished": "; to train on: --resume with more steps", "interrupted": "; to go on: --resume"}
+        on = more.get(outcome.value, "; to go on from the last checkpoint: --resume") if saved else ""
+        return f"{outcome.value} after {duration(monotonic() - self._opened)}; report: {page}{on}"
 
     def _write_dropped(self) -> None:
         with self._lock:
@@ -317,14 +347,22 @@ class Report:
 
     def _failed(self, spoiled: Spoiled) -> RunFailed:
         keys = ", ".join(repr(key) for key in spoiled.keys)
+        where = ""
+        if spoiled.weights:
+            first, others = spoiled.weights[0], len(spoiled.weights) - 1
+            where = f" in {first!r}" + (f" and {others} more weights" if others else "")
         with self._lock:
             good = [step for step in self._checkpoints if step < spoiled.step]
         fix = f"the checkpoint of step {max(good)} is from before it" if good else "no checkpoint is from before it"
         return RunFailed(
-            f"the loss of step {spoiled.step} is {spoiled.loss}",
+            f"{spoiled.what}{where}",
             why=f"it was computed on {keys}",
             fix=f"{fix}; look at these samples, lower optimizer.lr, or set precision to 'bf16' or 'fp32'",
         )
+
+
+def _no_reason(loss: float) -> str:
+    return "it is not known why"
 
 
 class _LoopClock:

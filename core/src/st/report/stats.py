@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 class UpdateStats:
     """What the optimizer step saw: the gradient norm before clipping, a scalar tensor, and learning rates by group.
 
-    metrics: further numbers of the optimizer, asked for when the report reads.
+    metrics: further numbers of the optimizer, asked for when the report reads. broken: names of the weights whose
+    gradients were not finite, asked only where the norm is not. scaled: the loss was scaled for fp16, so a step whose
+    norm is not finite was left out and lowered the scale.
     """
 
     grad_norm: Tensor | None
     learning_rates: tuple[float, ...]
     metrics: Callable[[], Mapping[str, float]] | None = None
+    broken: Callable[[], Sequence[str]] | None = None
+    scaled: bool = False
 
 
 @dataclass(slots=True)

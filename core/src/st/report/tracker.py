@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a tracker is told of a run: its name, its folder, and every setting as plain data."""
+    """What a tracker is told of a run: its name, its folder, and every setting as plain data.
+
+    step: the step that the run goes on from, 0 for one that begins. What was logged of later steps is logged again.
+    """
 
     name: str
     directory: Path
     config: Mapping[str, Any]
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,11 @@ TRACKER: StrategyKind[Callable[..., Tracker]] = StrategyKind("tracker")
 
 
 class Tracker(ABC):
-    """Shows a run to people, on rank 0 and on a thread of its own; an exception disables it and is reported once."""
+    """Shows a run to people, on rank 0 and on a thread of its own; an exception disables it and is reported once.
+
+    One that also has ``state_dict() -> dict`` and ``load_state_dict(state)`` keeps what the first returns in every
+    checkpoint, and is given it back before ``start``. Both are called from the thread that trains.
+    """
 
     Options: ClassVar[type[st.options.Options]] = st.options.Options
 

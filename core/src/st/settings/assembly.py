@@ -9,9 +9,11 @@ from st.errors import ProblemsFound, StError
 from st.options import Options
 from st.plugins.activation import TAKE_AWAY, Activation, Plugins, bare_name, plugin_names, scheme_of
 from st.plugins.catalogue import Catalogue
+from st.plugins.loading import is_local
 from st.reading.reading import Reader
 from st.reading.runfile import ENVIRONMENT_PREFIX, Location, RunFile, read
-from st.registrar import Choice
+from st.redaction import Redaction, holds_credentials
+from st.registrar import Choice, Strategy
 from st.settings.config import (
     ABSENT_IS_OFF,
     CHOICES,
@@ -22,8 +24,9 @@ from st.settings.config import (
     section_names,
     section_options,
 )
+from st.settings.effects import problems as without_effect
 from st.settings.together import disagreements
-from st.spelling import closest, did_you_mean
+from st.spelling import closest, did_you_mean, either
 from st.train.updates.groups import GroupOptions
 
 if TYPE_CHECKING:
@@ -53,13 +56,27 @@ def assemble(
     return Assembly(run_file, Catalogue.scan()).assemble(plugins, training=training)
 
 
-def assemble_saved(settings: Path) -> tuple[RunConfig, Plugins]:
+def assemble_saved(settings: Path, *, trust: bool = False) -> tuple[RunConfig, Plugins]:
     """The run that a folder's ``run.json`` describes: ``ST_`` variables change nothing, ``{env:NAME}`` is filled in.
 
-    Raises ProblemsFound, for instance where a plugin is not installed any more.
+    trust: load plugins from files too; the folder may be of somebody else, who chose what they do. Raises
+    ProblemsFound, for instance where a plugin is not installed any more.
     """
+    if not trust:
+        _refuse_files(settings)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
     return assemble(settings, environment=plain)
+
+
+def _refuse_files(settings: Path) -> None:
+    listed = read(settings).data.get("plugins")
+    files = [name for name in listed if isinstance(name, str) and is_local(name)] if isinstance(listed, list) else []
+    if files:
+        raise StError(
+            f"{str(settings)!r} names a plugin that is a file: {files[0]!r}",
+            why="loading it runs whatever is written there, and a saved run may come from somebody else",
+            fix="look at that file, then say --trust",
+        )
 
 
 def registered(plugins: Sequence[str]) -> Registrar:
@@ -101,7 +118,7 @@ class Assembly:
             self._require_training()
         if self.reader.problems or config is None or plugins is None:
             raise ProblemsFound(self.reader.problems, self.run_file.name)
-        if problems := disagreements(config, plugins):
+        if problems := [*(without_effect(config) if training else ()), *disagreements(config, plugins)]:
             raise ProblemsFound(problems, self.run_file.name)
         return config, plugins
 
@@ -120,6 +137,8 @@ class Assembly:
         sections["cache"], sections["cache_store"] = self._cache()
         sections |= {kind: self._choice(kind, default) for kind, default in CHOICES.items()}
         datasets, validators, groups = self._datasets(), list(self._validators()), tuple(self._groups())
+        if sections["validation"] is not None and not sections["validation"].resolutions:
+            sections["validation"] = _as_large_as(datasets, sections["validation"])
         families = self.activation.families
         if run is None or self.reader.problems or not families:
             return None
@@ -133,6 +152,7 @@ class Assembly:
             plugin_options=self.activation.options,
             origins={location: origin.text for location, origin in self.run_file.origins.items()},
             placeholders=self.run_file.placeholders,
+            redaction=Redaction.of(self.run_file.variables),
         )
 
     def _section(self, name: str) -> Any:
@@ -150,6 +170,7 @@ class Assembly:
         own_class, table = section_options("cache"), self.reader.table(("cache",))
         url = table.get("url")
         scheme = scheme_of(url) if url and isinstance(url, str) else "file"
+        self._refuse_credentials(("cache", "url"))
         registrar = self.activation.registrar
         backend: Any = (registrar.get("backend", scheme) or registrar.lookup("backend", "file")).build
         store_class: type[Options] | None = backend.StoreOptions
@@ -182,8 +203,27 @@ class Assembly:
             return None
         others = ("kind", "groups") if kind == "optimizer" else ("kind",)
         data = {key: value for key, value in table.items() if key not in others}
+        if "kind" in table:
+            data = self._of_kind(kind, strategy, data, others)
         options = self.reader.options(strategy.options, (kind,), data, others=others)
         return None if options is None else Choice(name, options, strategy.build)
+
+    def _of_kind(self, kind: str, strategy: Strategy, data: dict[str, Any], others: Sequence[str]) -> dict[str, Any]:
+        """The options of a section without those of another kind, which are refused as that."""
+        own = (*strategy.options.model_fields, *others)
+        strategies = [one for one in self.activation.registrar.strategies() if one.kind == kind]
+        foreign = {}
+        for key in data:
+            having = [one.name for one in strategies if key in one.options.model_fields]
+            if key not in own and having:
+                foreign[key] = having
+        for key, having in foreign.items():
+            chosen = self.run_file.setting((kind, "kind"), strategy.name)
+            place = self.run_file.place((kind, key))
+            what = f"{place} is an option of {either(map(repr, having))}, not of the kind that is chosen."
+            fix = "Take it out of the section, or choose one that has it."
+            self.reader.problem((kind, key), what, why=f"Chosen by {chosen}", fix=fix)
+        return {key: value for key, value in data.items() if key not in foreign}
 
     def _groups(self) -> Iterator[GroupOptions]:
         """``[[optimizer.groups]]``: weights that any optimizer treats otherwise than the rest."""
@@ -242,7 +282,9 @@ class Assembly:
             try:
                 registrar.lookup(kind, name)
             except StError as error:
-                self.reader.refuse(location, error.what, fix=error.fix)
+                self.reader.refuse(
+                    location, error.what, fix=self.catalogue.brings(kind, name, self.activation.names) or error.fix
+                )
         return found
 
     def _datasets(self) -> list[DatasetConfig]:
@@ -272,6 +314,7 @@ class Assembly:
         options = self.reader.options(DatasetOptions, location, own)
         url = table.get("url")
         scheme = scheme_of(url) if isinstance(url, str) else "file"
+        self._refuse_credentials((*location, "url"))
         backend = self.activation.registrar.get("backend", scheme)
         if backend is None:
             return None
@@ -282,6 +325,12 @@ class Assembly:
         if options is None or backend_options is None:
             return None
         return DatasetConfig(options=options, backend=backend_options, scheme=scheme)
+
+    def _refuse_credentials(self, location: Location) -> None:
+        address = self.reader.at(location)
+        if isinstance(address, str) and holds_credentials(address):
+            fix = "Leave them out; programs for this kind of address find them in the environment or their own files."
+            self.reader.refuse(location, "holds credentials, which would be written into the run's folder.", fix=fix)
 
     def _refuse_unknown(self, gone: Sequence[str]) -> None:
         tables, settings = section_names(), list(RunOptions.model_fields)
@@ -313,6 +362,15 @@ class Assembly:
         if not data.get("dataset"):
             fix = 'Write [[dataset]], and url = "file:photos" below it, or so.'
             self.reader.problem((), f"{name}: [[dataset]]: there is none to train on.", fix=fix)
+
+
+def _as_large_as(datasets: Sequence[DatasetConfig], validation: Any) -> Any:
+    """[validation] that renders at the size of what is trained on first; as it is where that is sounds."""
+    first = next((one for one in datasets if one.options.role == "train"), None)
+    if first is None or first.backend.model_dump().get("media") == "audio":
+        return validation
+    edge = round(first.options.area**0.5)
+    return validation.model_copy(update={"resolutions": (str(edge),)})
 
 
 def _meaning(setting: str) -> str:

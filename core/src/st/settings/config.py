@@ -11,6 +11,7 @@ from pydantic import Field
 
 from st.options import Options
 from st.reading.runfile import Location
+from st.redaction import Redaction
 from st.registrar import Choice
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class RunOptions(Options):
     """Number format that the denoiser computes in."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, mps or a name that torch knows."""
+    deterministic: bool = False
+    """Use only algorithms that give the same bits each time, which some devices do not by themselves. Slower there, and
+    an operation without such an algorithm stops the run."""
 
 
 class ValidatorOptions(Options):
@@ -114,7 +118,7 @@ class RunConfig:
 
     model is the family's options. groups are those of ``[[optimizer.groups]]``. quantizer and average are None where
     the run file has no such section. cache_store opens the cache's url: the backend that it names, with what that one
-    needs to know of ``[cache]``.
+    needs to know of ``[cache]``. redaction takes what came from the environment out of what is written.
     """
 
     plugins: tuple[str, ...]
@@ -127,6 +131,7 @@ class RunConfig:
     accumulate: int
     precision: Literal["fp32", "bf16", "fp16"]
     device: str
+    deterministic: bool
     model: Options
     adapter: Choice
     quantizer: Choice | None
@@ -157,6 +162,7 @@ class RunConfig:
     plugin_options: Mapping[str, Options]
     origins: Mapping[Location, str]
     placeholders: Mapping[Location, str]
+    redaction: Redaction
 
     def plugin(self, name: str) -> Options | None:
         """An active plugin's options, or None where no such plugin is active."""
@@ -170,12 +176,13 @@ class RunConfig:
     def plain(self) -> dict[str, Any]:
         """Everything as JSON data in the layout of a run file: written to a file it gives the same run.
 
-        A value that held ``{env:NAME}`` is given as it was written, so that secrets do not reach a run's folder.
+        A value that held ``{env:NAME}`` is given as it was written, and so is whatever was made of it: secrets do not
+        reach a run's folder.
         """
         data: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in {"plugin_options", "origins", "placeholders"}:
+            if field.name in {"plugin_options", "origins", "placeholders", "redaction"}:
                 continue
             if field.name == "datasets":
                 data["dataset"] = [{**_dumped(item.options), **_dumped(item.backend)} for item in value]
@@ -193,7 +200,8 @@ class RunConfig:
                 data[name] = _dumped(options)
         for location, text in self.placeholders.items():
             _put(data, location, text)
-        return data
+        plain: dict[str, Any] = self.redaction.data(data)
+        return plain
 
 
 def _plain(value: Any) -> Any:

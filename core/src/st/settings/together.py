@@ -8,6 +8,7 @@ from st.errors import Problem, StError
 from st.model.adapters.adapter import Adapter
 from st.model.adapters.references import References, references_read, unsuited
 from st.settings.splitting import splitting_problems
+from st.train.updates.rounding import rounding_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,9 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
         found += adapter.problems(plugins.family)
         found += _unsuited_references(config, references_read(plugins.family, adapter))
     found += splitting_problems(config, plugins.registrar)
-    for answer in plugins.pm.hook.st_check(config=config, family=plugins.family):
+    if rounded := rounding_problem(config.optimizer.kind, kept_in(config)):
+        found.append(rounded)
+    for _, answer in plugins.answers("st_check", config=config, family=plugins.family):
         found += answer
     return found
 
@@ -52,6 +55,12 @@ def _unusable_prompts(config: RunConfig) -> list[Problem]:
     except StError as error:
         return [Problem("validation", error.what, error.why, error.fix)]
     return []
+
+
+def kept_in(config: RunConfig) -> str:
+    """The precision that an adapter with an option ``dtype`` keeps its weights in; what others do is seen later."""
+    dtype = str(config.adapter.options.model_dump().get("dtype", "fp32"))
+    return config.precision if dtype == "precision" else dtype
 
 
 def quantizer_problems(config: RunConfig) -> list[Problem]:

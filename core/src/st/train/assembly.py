@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from st.errors import ProblemsFound, StError
+from st.model.checkpoint.soundness import require_numbers
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
 from st.train.parts.step import Step
@@ -19,7 +20,7 @@ from st.train.updates.optimizer import HasEvaluationMode, Measured
 from st.train.updates.schedule import without_effect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -45,9 +46,13 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """What changes the weights: everything that is trained, and what moves it."""
+    """What changes the weights: everything that is trained, and what moves it.
+
+    names: what each parameter is called.
+    """
 
     parameters: tuple[Tensor, ...]
+    names: Mapping[Tensor, str]
     optimizer: Optimizer
     schedule: Schedule
     average: Average | None
@@ -76,9 +81,18 @@ def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_ste
 
 
 def load_denoiser(
-    config: RunConfig, family: ModelFamily[Any], adapter: Adapter, device: torch.device, report: Report
+    config: RunConfig,
+    family: ModelFamily[Any],
+    adapter: Adapter,
+    device: torch.device,
+    report: Report,
+    *,
+    loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
-    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen."""
+    """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
+
+    loaded: is shown it before anything is done to it. Raises StError for weights that are not finite.
+    """
     precision = PRECISIONS[config.precision]
     dtype = adapter.base_dtype(precision)
     if precision == torch.float32 and dtype != torch.float32:
@@ -91,6 +105,8 @@ def load_denoiser(
     if quantizer is not None:
         quantizer.check(device, dtype)
     denoiser = family.load_denoiser(torch.device("cpu") if quantizer else device, dtype).requires_grad_(False)
+    require_numbers(denoiser, "[model]")
+    loaded(denoiser)
     adapter.begin(family, denoiser)
     if quantizer is None:
         return denoiser
@@ -149,7 +165,8 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> L
     """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average."""
     config = run.config
     asked = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
-    every, sentences = split(asked, config.groups, _names(run, asked), config.optimizer.options)
+    names = _names(run, asked)
+    every, sentences = split(asked, config.groups, names, config.optimizer.options)
     for sentence in sentences:
         run.report.note(sentence, kind="group")
     optimizer: Optimizer = config.optimizer.build(every, config.optimizer.options)
@@ -164,13 +181,15 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> L
     schedule: Schedule = config.schedule.build(optimizer, config.schedule.options, run.total_steps)
     parameters = tuple(p for group in optimizer.param_groups for p in group["params"])
     adapter_parameters = [p for group in groups for p in group["params"]]
-    run.ranks.adopt(run.denoiser, optimizer, config.clip)
+    scaler = torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None
+    run.ranks.adopt(run.denoiser, optimizer, config.clip, scaler)
     return Learner(
         parameters,
+        names,
         optimizer,
         schedule,
         Average(adapter_parameters, config.average, run.ranks) if config.average is not None else None,
-        torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None,
+        scaler,
     )
 
 
@@ -205,17 +224,32 @@ def predictor(run: Run) -> Callable[[Noised, Batch], Tensor]:
 def computing(run: Run) -> AbstractContextManager[Any]:
     """The precision that predictions are made in: autocast for bf16 and fp16, nothing for fp32."""
     dtype = PRECISIONS[run.config.precision]
-    return nullcontext() if dtype == torch.float32 else torch.autocast(run.device.type, dtype)
+    if dtype == torch.float32:
+        return nullcontext()
+    # Its cache would keep a copy in this precision of every weight that learns until the prediction is made.
+    return torch.autocast(run.device.type, dtype, cache_enabled=False)
 
 
 def update(run: Run, learner: Learner) -> UpdateStats:
     """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
     rates = learner.schedule.set(run.progress.step)
-    norm = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip, learner.scaler)
+    norms = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip)
     if learner.average is not None:
         learner.average.update(run.progress.step + 1)
-    optimizer = learner.optimizer
-    return UpdateStats(norm, rates, optimizer.metrics if isinstance(optimizer, Measured) else None)
+
+    def broken() -> list[str]:
+        return [learner.names[parameter] for parameter in norms.broken()]
+
+    return UpdateStats(norms.total, rates, _measured(learner), broken, scaled=learner.scaler is not None)
+
+
+def _measured(learner: Learner) -> Callable[[], Mapping[str, float]] | None:
+    """Numbers of the optimizer, and of what scales losses for it."""
+    optimizer, scaler = learner.optimizer, learner.scaler
+    own = optimizer.metrics if isinstance(optimizer, Measured) else None
+    if scaler is None:
+        return own
+    return lambda: {**(own() if own is not None else {}), "loss_scale": scaler.get_scale()}
 
 
 def _technique_groups(answers: Iterable[tuple[str, Iterable[ParamGroup]]]) -> list[ParamGroup]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Texts = dict[str, str]
 
+PUBLISHED = frozenset(f"modelspec.{name}" for name in ("author", "description", "license", "tags", "trigger_phrase"))
+"""Texts that are written for others to read."""
+
 TAGS = 1000
 """How many tags of a data set are counted in a file: captions of whole sentences have as many as there are captions."""
 
@@ -44,7 +47,10 @@ def history(
     }
     if keep == "all":
         found |= {"st_settings": json.dumps(config.plain()), **_of_data(config, trained)}
-    return found | (_dates(started) if config.metadata.dates else {})
+    # What [metadata] says is for everyone who gets the file, wherever it came from.
+    own = {key: text for key, text in found.items() if key in PUBLISHED}
+    plain: Texts = config.redaction.data(found)
+    return plain | own | (_dates(started) if config.metadata.dates else {})
 
 
 def _settings(config: RunConfig) -> Texts:
@@ -116,13 +122,7 @@ def _of_data(config: RunConfig, sets: Sequence[PreparedSet]) -> Texts:
 
 def _tags(one: PreparedSet) -> dict[str, int]:
     """How often each part of a caption between commas is there, most frequent first."""
-    counts = Counter(
-        tag
-        for row in range(len(one.index))
-        for caption in one.index.captions(row)
-        for part in caption.split(",")
-        if (tag := part.strip())
-    )
+    counts = {tag: count for tag, count in one.index.caption_parts(",").items() if tag}
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TAGS])
 
 

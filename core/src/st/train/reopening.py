@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from st.errors import StError
+from st.importing import quiet_libraries
 from st.model.inside.blocks import find_blocks
 from st.randomness import Draws
 from st.report.report import Report
@@ -25,16 +26,18 @@ if TYPE_CHECKING:
     from st.plugins.activation import Plugins
 
 
-def open_run(directory: Path, checkpoint: str = "latest") -> tuple[Run, Plugins]:
+def open_run(directory: Path, checkpoint: str = "latest", *, trust: bool = False) -> tuple[Run, Plugins]:
     """The run of an output folder with the weights of one of its checkpoints, in eval mode, on one device.
 
     checkpoint: "latest", "best" or a step. With a moving average, its weights; with an optimizer that has weights to
-    be used, those. Raises StError for a folder without a run and for a checkpoint that does not exist or is damaged.
+    be used, those. trust: plugins that are files are loaded too. Raises StError for a folder without a run and for a
+    checkpoint that does not exist or is damaged.
     """
+    quiet_libraries()
     settings = directory / SETTINGS
     if not settings.is_file():
         raise StError(f"{str(directory)!r} holds no run: there is no {SETTINGS}", fix="name the output folder of a run")
-    config, plugins = assemble_saved(settings)
+    config, plugins = assemble_saved(settings, trust=trust)
     vault = Vault(directory / "checkpoints")
     step = _step(vault, checkpoint)
     vault.verify(step)

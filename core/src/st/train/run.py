@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from st.importing import importing
@@ -25,6 +26,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         with importing():
             from st.train import stages
             from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+            from st.train.checks.manifest import require_same
+            from st.train.checks.motion import why_still
             from st.train.closing import session as session_of
             from st.train.loop import train
 
@@ -32,11 +35,14 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
         with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
             listening.open(report, folder.directory if ranks.main else None)
             stages.introduce(plugins, report)
+            saved = stages.newest_checkpoint(folder, report) if resume else None
             sets = stages.read_data(config, plugins, report)
             encoded = stages.encode(config, plugins, sets, ranks, report)
             loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
             run = stages.load_model(config, plugins, loader, ranks, report, requests=listening.requests)
-            saved = stages.newest_checkpoint(folder, report) if resume else None
+            made = stages.made_of(run, plugins, encoded[0])
+            if saved is not None:
+                require_same(folder, made, accepted, report)
             groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
             learner = build_learner(run, groups, plugins)
             with session_of(run, learner, loader, plugins, folder) as session:
@@ -44,9 +50,10 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
                     with ranks.doing("resuming"):
                         session.restore(saved)
                 step = session.guarded(build_step(run, learner, plugins))
-                stages.describe(session, encoded[0])
+                stages.describe(folder, config, made)
                 trackers = plugins.trackers if ranks.main else {}
-                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size)
+                reason = partial(why_still, run)
+                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size, reason=reason)
                 session.measure_start(predictor(run))
                 listening.defer(session.moved, session.is_saved)
                 with ranks.doing("training"):

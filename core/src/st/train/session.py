@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from st.errors import OutputUnwritable, RankLost, RunFailed, StError
+from st.errors import Blamed, OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
+from st.train.finite import require_finite
 from st.train.loop import Announce
+from st.train.measuring import Due, measures
 from st.train.saving.state import read_state, snapshot
 from st.train.steering import RATE, Steering, headway
-from st.train.updates.groups import check_saved, keep_settings
+from st.train.updates.groups import check_saved, settings_of, use_settings
 from st.train.updates.optimizer import HasEvaluationMode
-from st.train.validation.measures import Measures, measures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
-    from st.train.validation.measures import Measure
+    from st.train.validation.gallery import Gallery
 
+    Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
 
 HOOK_SECONDS = 600.0
@@ -45,8 +48,8 @@ HOOK_SECONDS = 600.0
 class Session:
     """One run while it is being trained.
 
-    measures: what is measured, and when. measured: the last value of each metric. outcome: how the loop ended, once it
-    has. whole: no optimizer step is half taken.
+    measures: what is measured, and when. outcome: how the loop ended, once it has. whole: no optimizer step is half
+    taken. settings: those of the optimizer's groups, as they were built.
     """
 
     run: Run
@@ -55,21 +58,25 @@ class Session:
     plugins: Plugins
     folder: OutputFolder
     saver: Saver
-    measures: Measures = field(default_factory=Measures, init=False)
+    measures: list[Due] = field(default_factory=list, init=False)
+    gallery: Gallery | None = field(default=None, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
-    measured: dict[str, float] = field(default_factory=dict, init=False)
     unwritable: OutputUnwritable | None = field(default=None, init=False)
     whole: bool = field(default=True, init=False)
+    settings: list[dict[str, Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = settings_of(self.learner.optimizer.param_groups)
 
     def step_end(self, stats: StepStats) -> None:
         """After each optimizer step: hooks, the report, and what is due."""
         run = self.run
         self.loader.consumed(run.progress)
         run.report.step(run.progress, stats)
-        self.plugins.pm.hook.st_step_end(run=run, stats=stats)
+        self.plugins.answers("st_step_end", run=run, stats=stats)
         if run.report.failure is not None:
-            raise run.report.failure
+            self._refuse_spoiled()
         every = run.config.checkpoint.every
         if every and run.progress.step % every == 0:
             self.save()
@@ -94,9 +101,13 @@ class Session:
 
     def measure_start(self, predict: Predict) -> None:
         """Set up validation and evaluation, and measure before the first step where that was asked for."""
-        self.measures = measures(self.run, self.loader, self.plugins.registrar, predict, self.averaged)
-        if self.run.progress.step == 0:
-            self._measure(self.measures.at_start())
+        self.measures = list(measures(self, predict))
+        step = self.run.progress.step
+        if step == 0:
+            self._measure([one for one in self.measures if one.at_start])
+        elif not self.run.ranks.any(self.folder.vault.measured() >= step):
+            # The run was killed between this step's checkpoint and its validations.
+            self.measure()
 
     def measure(self) -> None:
         """Run the validations that are due at this step, after its checkpoint, and keep the best.
@@ -104,12 +115,13 @@ class Session:
         Those of the last step wait for ``finish``: everything is measured there, once the run is saved.
         """
         step = self.run.progress.step
-        if step != self.run.total_steps and (due := self.measures.due(step)):
+        due = [one for one in self.measures if step % one.every == 0]
+        if due and step != self.run.total_steps:
             self._measure(due)
 
     def measure_now(self) -> None:
         """Run every validation, due or not."""
-        self._measure(self.measures.each)
+        self._measure(self.measures)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights to use in place of the trained ones: the moving average, or those of the optimizer, if any."""
@@ -130,24 +142,34 @@ class Session:
 
         return replace(step, update=update)
 
-    def _measure(self, due: Sequence[Measure]) -> None:
+    def _measure(self, due: Sequence[Due]) -> None:
+        self._refuse_spoiled()
         self.saver.copied()
         step = self.run.progress.step
+        found: dict[str, float] = {}
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
-            found = [metrics for metrics in self.measures.take(due, step) if metrics]
-            for metrics in found:
-                self.run.report.metrics(step, metrics)
-        now = {name: value for metrics in found for name, value in metrics.items()}
-        self.measured |= now
-        if due and (best := self.run.config.checkpoint.best):
-            self._keep_best(best, now)
+            for one in due:
+                metrics = one.measure()
+                one.measured_at = step
+                one.metrics |= dict.fromkeys(metrics)
+                found |= metrics
+                if metrics:
+                    self.run.report.metrics(step, metrics)
+        if self.gallery is not None:
+            self.gallery.forget()
+        best = self.run.config.checkpoint.best
+        if due and best and step:
+            self._refuse_unmeasured(best)
+            if best in found:
+                self._keep_best(best, found[best])
+        if due and self.run.ranks.main:
+            self.folder.vault.mark_measured(step)
 
     def save(self) -> None:
         """Copy and write a checkpoint in the background. Raises RunFailed rather than save spoiled weights."""
         run = self.run
-        run.report.read()
-        if run.report.failure is not None:
-            raise run.report.failure
+        self._refuse_spoiled()
+        require_finite(self.learner, run.ranks, run.progress.step)
         self.saved_at = run.progress.step
         if not (run.ranks.main or run.ranks.gathers):
             return
@@ -156,6 +178,16 @@ class Session:
             states = self.states()
             if run.ranks.main:
                 self.saver.save(run.progress.step, states, facts)
+
+    def _refuse_spoiled(self) -> None:
+        """Raises RunFailed where a loss or a gradient of the steps so far is not finite."""
+        report = self.run.report
+        report.read()
+        if report.failure is not None:
+            # The checkpoint that is being written is the last good one.
+            with suppress(OutputUnwritable):
+                self.saver.wait()
+            raise report.failure
 
     def states(self) -> dict[str, Any]:
         """Everything that a resumed run needs, by name, whole on rank 0: with any engine on any number of ranks.
@@ -167,6 +199,7 @@ class Session:
         states: dict[str, Any] = {
             "adapter": self._whole_adapter(),
             "optimizer": run.ranks.optimizer_state(learner.optimizer),
+            "settings": self.settings,
             "loader": self.loader.state_dict(),
             "progress": {"step": progress.step, "samples": progress.samples, "epoch": progress.epoch},
         }
@@ -181,7 +214,8 @@ class Session:
         if learner.schedule.factor != 1:
             states["steered"] = {RATE: learner.schedule.factor}
         for name, plugin in self.plugins.stateful():
-            states[f"plugin-{name}"] = snapshot(plugin.state_dict())
+            with Blamed(f"plugin {name!r} failed in state_dict"):
+                states[f"plugin-{name}"] = snapshot(plugin.state_dict())
         return states
 
     def restore(self, step: int) -> None:
@@ -190,10 +224,9 @@ class Session:
         run, learner = self.run, self.learner
         optimizer = read_state(directory, "optimizer")
         check_saved(optimizer, run.ranks.groups(learner.optimizer))
-        asked = [dict(group) for group in learner.optimizer.param_groups]
         run.ranks.load_optimizer_state(learner.optimizer, optimizer)
         # Loading may have made new dictionaries.
-        keep_settings(learner.optimizer.param_groups, asked, run.config.optimizer.options)
+        use_settings(learner.optimizer.param_groups, self.settings, read_state(directory, "settings"))
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]
@@ -203,7 +236,11 @@ class Session:
         if learner.scaler is not None:
             learner.scaler.load_state_dict(_optional(directory, "scaler", "precision"))
         for name, plugin in self.plugins.stateful():
-            plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
+            # A tracker may join a run at any time; others must have been there.
+            if name in self.plugins.trackers and not (directory / f"plugin-{name}.json").exists():
+                continue
+            with Blamed(f"plugin {name!r} failed in load_state_dict"):
+                plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         if (directory / "steered.json").exists():
             learner.schedule.factor = float(read_state(directory, "steered")[RATE])
             run.report.note(f"{RATE} is {learner.schedule.factor:g} times its own, as was asked before")
@@ -240,7 +277,7 @@ class Session:
             if self.saved_at != self.run.progress.step:
                 self.save()
             if outcome is Outcome.FINISHED:
-                self._measure(self.measures.untaken(self.run.progress.step))
+                self._measure([one for one in self.measures if one.measured_at != self.run.progress.step])
             self.saver.wait()
         except OutputUnwritable as error:
             # What was learned is still in memory, and is exported.
@@ -268,17 +305,17 @@ class Session:
                 fix=f"make room on the disk of {self.folder.vault.directory}, then go on with --resume",
             )
 
-    def _keep_best(self, metric: str, now: Mapping[str, float]) -> None:
-        """now: what was measured at this step."""
-        if metric not in self.measured and self.measures.complete:
-            known = ", ".join(sorted(self.measured)) or "nothing was measured"
-            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {known}")
-        # Before the first step nothing is saved that it could be the best of.
-        if metric not in now or not self.run.progress.step:
-            return
-        value, best = now[metric], self.folder.vault.best()
+    def _refuse_unmeasured(self, metric: str) -> None:
+        """Raises StError for a metric that is not among those of anything that is measured."""
+        known = sorted({name for one in self.measures for name in one.metrics})
+        if metric not in known and all(one.measured_at is not None for one in self.measures):
+            listed = ", ".join(known) or "nothing was measured"
+            raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {listed}")
+
+    def _keep_best(self, metric: str, value: float) -> None:
+        best = self.folder.vault.best()
         lowest = self.run.config.checkpoint.best_is == "lowest"
-        better = best is None or (value < best[1] if lowest else value > best[1])
+        better = math.isfinite(value) and (best is None or (value < best[1] if lowest else value > best[1]))
         # Rank 0 decides for all: another could see the file that it writes next.
         if not self.run.ranks.any(better and self.run.ranks.main):
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
 import random
 from contextlib import contextmanager
@@ -11,25 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
-import pyarrow as pa
 import torch
 
-from st.data.shape.buckets import BatchShape, check_batches
+from st.data.shape.buckets import BatchShape
 from st.errors import CheckpointDamaged, Interrupted, OutOfMemory, ProblemsFound, StError
+from st.importing import quiet_libraries
 from st.model.adapters.references import references_read, unsuited
+from st.model.checkpoint.soundness import weights_digest
 from st.progress import Outcome
 from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
 from st.train.assembly import build_objective, load_denoiser
 from st.train.beside.jobs import Jobs
+from st.train.checks.manifest import DATA, ENCODERS, WEIGHTS, data_facts, encoder_facts
 from st.train.history import history
 from st.train.parts.run import Run
+from st.train.preflight import check_files, check_shapes
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import Encoded
@@ -48,19 +49,20 @@ if TYPE_CHECKING:
 
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     """The engine of this process, with every source of random numbers seeded."""
-    # Read when these libraries are imported; what they warn of is upstream's own, and would tear the progress bar.
-    for library in ("DIFFUSERS", "TRANSFORMERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    # What libraries import on their way logs to nobody, which python would print, and to torch's own handler.
-    if logging.lastResort is not None:
-        logging.lastResort.setLevel(logging.ERROR)
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    quiet_libraries()
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
     device = choose_device(config.device)
     if config.precision == "fp16" and device.type == "cpu":
         raise StError("precision = 'fp16': a CPU does not train in fp16", fix="set precision to 'bf16' or 'fp32'")
+    if device.type not in {"cpu", "meta"} and device.index is not None:
+        # What a library makes without naming a device belongs on this one too.
+        torch.accelerator.set_device_index(device.index)
+    if config.deterministic:
+        # Read when cuBLAS is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
     engine = plugins.registrar.lookup("engine", engine_name(config.ranks))
     ranks: Ranks = engine.build(device, config.ranks)
     return ranks
@@ -80,11 +82,13 @@ def opened(
         free = [*accepted, *plugins.trackers, *(["plugins"] if _only_trackers_differ(config, folder, plugins) else [])]
         changes = folder.open(config.plain(), resume=resume, accepted=free)
     ranks.barrier("opening the output folder")
-    info = RunInfo(config.name or directory.name, directory, config.plain())
+    info = RunInfo(config.redaction.text(config.name or directory.name), directory, config.plain())
     versions = {"st": _own_version(), "torch": torch.__version__}
     versions |= {name: facts["version"] for name, facts in plugins.versions().items() if facts["version"]}
     mean = ranks.mean if ranks.size > 1 else None
-    report = Report.open(info, config.report, versions, rank=ranks.rank, mean=mean, doing=ranks.doing)
+    report = Report.open(
+        info, config.report, versions, rank=ranks.rank, mean=mean, doing=ranks.doing, redaction=config.redaction
+    )
     report.note(f"running on {ranks.describe()}", kind="engine")
     for line in changes:
         report.note(line)
@@ -100,12 +104,13 @@ def opened(
         raise _out_of_memory(config, error) from error
     except RuntimeError as error:
         lost = ranks.lost(error)
-        report.finish(Outcome.FAILED, str(lost or error) or type(error).__name__)
+        notes = getattr(error, "__notes__", ())
+        report.finish(Outcome.FAILED, "\n".join([str(lost or error) or type(error).__name__, *notes]))
         if lost is None:
             raise
         raise lost from error
     except BaseException as error:
-        report.finish(Outcome.FAILED, str(error) or type(error).__name__)
+        report.finish(Outcome.FAILED, "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())]))
         raise
     finally:
         ranks.close(clean=clean)
@@ -119,11 +124,15 @@ def introduce(plugins: Plugins, report: Report) -> None:
 
 
 def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
-    """The step of the newest whole checkpoint; None where there is none. Damaged ones are named in the report."""
+    """The step of the newest whole checkpoint; None where there is none. Damaged ones are named in the report.
+
+    Raises CheckpointDamaged where none is whole, or nobody can tell which was the best.
+    """
 
     def damaged(error: CheckpointDamaged) -> None:
         report.warn(f"{error}; looking for an older checkpoint")
 
+    folder.vault.best()
     step = folder.vault.newest(damaged)
     if step is None and folder.vault.steps():
         raise CheckpointDamaged(
@@ -136,10 +145,12 @@ def newest_checkpoint(folder: OutputFolder, report: Report) -> int | None:
 
 
 def read_data(config: RunConfig, plugins: Plugins, report: Report) -> tuple[PreparedSet, ...]:
-    """List, transform and bucket every data set; what was dropped is in the report."""
+    """List, transform and bucket every data set, once the model's files are known to be there; what was dropped is in
+    the report."""
     from st.data.sets.prepare import prepare
     from st.train.sources import data_parts
 
+    check_files(plugins.family)
     parts = [data_parts(plugins, dataset) for dataset in config.datasets]
     backends, transforms = [backend for backend, _ in parts], [own for _, own in parts]
     store = open_cache_store(config)
@@ -168,7 +179,10 @@ def open_cache_store(config: RunConfig) -> Store:
 def encode(
     config: RunConfig, plugins: Plugins, sets: Sequence[PreparedSet], ranks: Ranks, report: Report
 ) -> tuple[Encoded, Cache]:
-    """Fill the cache with what training and validation need, one encoder in memory at a time."""
+    """Fill the cache with what training and validation need, one encoder in memory at a time.
+
+    What would stop training later is looked for first: encoding may take hours.
+    """
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import fill
     from st.data.inspect.overlong import report_overlong
@@ -177,6 +191,7 @@ def encode(
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
 
+    check_shapes(sets, config, ranks.size)
     options = config.cache
     cache = Cache(
         open_cache_store(config),
@@ -220,15 +235,12 @@ def build_loader(
     from st.data.feed.loader import Loader
 
     found, cache = encoded
-    shape = BatchShape(config.batch, ranks.size, config.accumulate)
-    for one in found.sets:
-        if one.config.options.role == "train":
-            check_batches(one.name, one.config.options, one.buckets, shape)
+    check_shapes(found.sets, config, ranks.size)
     return Loader(
         found,
         cache,
         family.collate,
-        shape=shape,
+        shape=BatchShape(config.batch, ranks.size, config.accumulate),
         rank=ranks.rank,
         seed=config.seed,
         device=ranks.device,
@@ -248,8 +260,11 @@ def load_model(
     adapter = config.adapter.build(config.adapter.options)
     if problems := objective.problems():
         raise ProblemsFound(problems)
+    seen: list[str] = []
     with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(config, family, adapter, ranks.device, report)
+        denoiser = load_denoiser(
+            config, family, adapter, ranks.device, report, loaded=lambda one: seen.append(weights_digest(one))
+        )
         stage.advance()
     blocks = tuple(family.blocks())
     run = Run(
@@ -268,8 +283,9 @@ def load_model(
         total_steps=config.steps or loader.steps(config.epochs or 0),
         jobs=Jobs(lambda text: report.note(text, kind="error")),
         requests=requests,
+        weights=seen[0],
     )
-    plugins.pm.hook.st_denoiser_loaded(run=run)
+    plugins.answers("st_denoiser_loaded", run=run)
     return run
 
 
@@ -296,20 +312,31 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def describe(session: Session, encoded: Encoded) -> None:
-    """Write the run's manifest: settings, versions, seed and a digest of the data."""
-    run = session.run
+def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
+    """The run's manifest: settings, versions, seed, and digests of the data, the encoders and the weights.
+
+    Empty on all ranks but the first.
+    """
     if not run.ranks.main:
-        return
-    session.folder.describe(
-        {
-            "settings": run.config.plain(),
-            "plugins": session.plugins.versions(),
-            "engine": run.ranks.describe(),
-            "seed": run.config.seed,
-            "data": {one.config.name: _data_facts(one) for one in encoded.sets},
-        }
-    )
+        return {}
+    made: dict[str, Any] = {
+        "settings": run.config.plain(),
+        "plugins": plugins.versions(),
+        "engine": run.ranks.describe(),
+        "seed": run.config.seed,
+        DATA: data_facts(encoded),
+        ENCODERS: encoder_facts(run.config, run.family),
+        WEIGHTS: run.weights,
+    }
+    plain: dict[str, Any] = run.config.redaction.data(made)
+    return plain
+
+
+def describe(folder: OutputFolder, config: RunConfig, made: Mapping[str, Any]) -> None:
+    """Write the run's settings, which it has gone on with, and its manifest; ``made`` is empty on other ranks."""
+    if made:
+        folder.record(config.plain())
+        folder.describe(made)
 
 
 def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
@@ -336,22 +363,6 @@ def _files_of(exported: Path) -> list[Path]:
         return sorted(path for path in exported.rglob("*") if path.is_file())
     others = exported.parent.glob(f"{exported.stem}*{exported.suffix}")
     return [exported, *sorted(path for path in others if path != exported)]
-
-
-def _data_facts(one: PreparedSet) -> dict[str, Any]:
-    """How many samples, a digest of them, and what the backend says of where they came from."""
-    return {"samples": len(one.index), "digest": _data_digest(one), **one.backend.facts()}
-
-
-def _data_digest(one: PreparedSet) -> str:
-    """Of keys, sizes and content digests, in the order of the index."""
-    digest = hashlib.blake2b(digest_size=16)
-    table = one.index.digest_table()
-    with pa.BufferOutputStream() as sink:
-        with pa.ipc.new_stream(sink, table.select(["key", "size_bytes", "digest"]).schema) as writer:
-            writer.write_table(table.select(["key", "size_bytes", "digest"]).combine_chunks())
-        digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 def _only_trackers_differ(config: RunConfig, folder: OutputFolder, plugins: Plugins) -> bool:

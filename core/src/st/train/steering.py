@@ -84,7 +84,7 @@ class Steering:
         return f"saved at step {self._step}, as {request.source} asked"
 
     def _validate(self, request: Request) -> str:
-        if not self.session.measures.each:
+        if not self.session.measures:
             raise StError("this run measures nothing", fix="set validation.every or evaluation.every")
         self.session.measure_now()
         return f"validated at step {self._step}, as {request.source} asked"

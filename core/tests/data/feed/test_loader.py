@@ -89,6 +89,13 @@ def test_batches_have_the_shapes_they_promise(make: Make) -> None:
         assert batch.mask is None or batch.mask.shape == (4, 1, height, width)
 
 
+def test_the_original_size_is_that_of_the_file(make: Make, pictures: Any) -> None:
+    sizes = {sample.key: [sample.media.height, sample.media.width] for sample in pictures.listed}
+
+    for batch in take(make(BatchShape(2)), 6):
+        assert batch.extras["original_size"].tolist() == [sizes[key] for key in batch.keys]
+
+
 @pytest.mark.parametrize("prefetch", [0, 1, 5])
 def test_prefetching_changes_nothing(make: Make, prefetch: int) -> None:
     assert rows(take(make(prefetch=prefetch), 20)) == rows(take(make(prefetch=2), 20))

@@ -76,7 +76,7 @@ def test_a_good_data_set_has_no_findings(tmp_path: Path) -> None:
     found = check(tmp_path)
 
     assert list(lines(found)) == [
-        f"data set 'photos' ({tmp_path}): 4 samples in 1 buckets",
+        f"data set 'photos' ({tmp_path}): 4 samples in 1 bucket",
         "           64x64  aspect 1            4  ########################################",
         "  training would start",
     ]

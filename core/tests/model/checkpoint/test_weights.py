@@ -140,7 +140,7 @@ def test_weights_that_are_missing_are_not_made_up(pipelines: Any, tmp_path: Path
     save_file(weights, tmp_path / "own" / FILE, {"format": "pt"})
     family = pipelines.family(denoiser=str(tmp_path / "own"), denoiser_subfolder="")
 
-    with pytest.raises(StError, match="is not a model of this family") as raised:
+    with pytest.raises(StError, match="its 'transformer' cannot be used") as raised:
         family.load_denoiser(CPU, torch.float32)
 
     assert raised.value.why == "1 of its weights are not there, such as 'transformer_blocks.1.attn.to_q.bias'"

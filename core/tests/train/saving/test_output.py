@@ -69,6 +69,17 @@ def test_other_settings_are_refused_by_name_until_accepted(folder):
 
     assert [problem.where for problem in refused.value.problems] == ["optimizer.lr"]
     assert "--accept optimizer.lr" in str(refused.value)
+
+
+def test_accepted_settings_are_on_record_only_once_the_run_goes_on_with_them(folder):
+    changed = {**SETTINGS, "seed": 2}
+    folder.open(SETTINGS, resume=False, accepted=())
+
+    folder.open(changed, resume=True, accepted=["seed"])
+    before = folder.settings()
+    folder.record(changed)
+
+    assert before == SETTINGS
     assert folder.settings() == changed
 
 

@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(vault):
     vault.write(1, _fill, {})
     (vault.path(1) / "state" / "optimizer.json").unlink()
 
-    with pytest.raises(CheckpointDamaged, match=r"lacks 'state/optimizer.json'"):
+    with pytest.raises(CheckpointDamaged, match=r"'state/optimizer.json' is not there"):
         vault.verify(1)
 
 
@@ -122,3 +122,95 @@ def test_manifest_names_every_file_with_size_and_digest(vault):
 
     assert manifest["step"] == 5 and manifest["samples"] == 40
     assert set(manifest["files"]) == {"state/optimizer.json", "state/optimizer.safetensors"}
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(vault):
+    for step in (100, 200, 300):
+        vault.write(step, _fill, {})
+    (vault.path(300) / "state" / "optimizer.json").write_text("damaged")
+    again = Vault(vault.directory)
+    assert again.newest(lambda error: None) == 200
+    again.write(250, _fill, {})
+
+    gone = again.prune(keep=2)
+
+    assert gone == [100, 300]
+    assert again.steps() == [200, 250]
+
+
+def test_damage_that_nobody_has_met_yet_is_found_when_checkpoints_are_counted(vault):
+    for step in (1, 2):
+        vault.write(step, _fill, {})
+    (vault.path(2) / "state" / "optimizer.json").write_text("damaged")
+    again = Vault(vault.directory)
+    again.write(3, _fill, {})
+
+    assert again.prune(keep=2) == [2]
+
+
+def test_a_damaged_best_is_not_the_best(vault):
+    for step in (1, 2):
+        vault.write(step, _fill, {})
+    vault.mark_best(1, "loss", 0.5)
+    (vault.path(1) / "state" / "optimizer.json").write_text("damaged")
+    again = Vault(vault.directory)
+
+    assert again.prune(keep=1) == [1]
+    assert again.best() is None
+
+
+def test_nothing_is_removed_where_no_checkpoint_is_whole(vault):
+    vault.write(1, _fill, {})
+    (vault.path(1) / "state" / "optimizer.json").write_text("damaged")
+
+    assert Vault(vault.directory).prune(keep=1) == []
+
+
+DEEP = "[" * 100_000
+MALFORMED = ["", "[]", "{}", "null", '{"step": "x"}', DEEP, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}', "\0", "{"]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_malformed_manifest_is_a_damaged_checkpoint(vault, text):
+    vault.write(1, _fill, {})
+    (vault.path(1) / "manifest.json").write_text(text)
+
+    with pytest.raises(CheckpointDamaged, match="manifest"):
+        vault.verify(1)
+
+
+@pytest.mark.parametrize(
+    "files", ['{"files": 3}', '{"x": {"size": 1}}', '{"x": 1}', '{"x": {"size": 1, "sha256": "a"}}']
+)
+def test_a_manifest_of_other_things_is_a_damaged_checkpoint(vault, files):
+    vault.write(1, _fill, {})
+    (vault.path(1) / "manifest.json").write_text(f'{{"format": 1, "step": 1, "files": {files}}}')
+
+    with pytest.raises(CheckpointDamaged):
+        vault.verify(1)
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_malformed_mark_of_the_best_says_what_to_do(vault, text):
+    vault.write(1, _fill, {})
+    vault.mark_best(1, "loss", 0.5)
+    (vault.directory / "best.json").write_text(text)
+
+    with pytest.raises(CheckpointDamaged, match="delete it"):
+        vault.best()
+
+
+def test_every_flipped_bit_of_the_mark_of_the_best_is_seen(vault):
+    vault.write(1, _fill, {})
+    vault.mark_best(1, "loss", 0.5)
+    file = vault.directory / "best.json"
+    whole = file.read_bytes()
+
+    for place in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        try:
+            assert vault.best() == (1, 0.5), "only what stands for the same may pass"
+        except CheckpointDamaged:
+            continue

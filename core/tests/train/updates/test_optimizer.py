@@ -1,13 +1,17 @@
+import time
+
 import pytest
 import torch
 
-from st.train.updates.adamw_bf16 import AdamWBf16, round_stochastically
+from st.errors import StError
+from st.train.updates.adamw_bf16 import AdamWBf16, _chunks, round_stochastically
 from st.train.updates.optimizers import (
     AdafactorOptions,
     AdamWOptions,
     SgdOptions,
     build_adafactor,
     build_adamw,
+    build_adamw_bf16,
     build_sgd,
 )
 
@@ -63,9 +67,49 @@ def test_bf16_steps_repeat_after_their_state_is_restored():
     assert torch.equal(trained(6), trained(6, restore_at=3))
 
 
-def test_bf16_refuses_other_dtypes():
-    with pytest.raises(TypeError, match="bfloat16"):
-        AdamWBf16([torch.nn.Parameter(torch.zeros(2))])
+def test_float32_weights_beside_bf16_ones_are_stepped_exactly():
+    torch.manual_seed(0)
+    values = torch.randn(3, 5)
+    mixed = [torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.to(torch.bfloat16))]
+    exact = torch.nn.Parameter(values.clone())
+    optimizer, reference = AdamWBf16(mixed, lr=1e-2), torch.optim.AdamW([exact], lr=1e-2)
+
+    for step in range(5):
+        for parameter in (*mixed, exact):
+            parameter.grad = torch.sin(values * step).to(parameter.dtype)
+        optimizer.step()
+        reference.step()
+
+    # Sums in another order.
+    assert torch.allclose(mixed[0], exact, atol=1e-6)
+    assert torch.allclose(mixed[1].float(), exact, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [(build_adamw, AdamWOptions()), (build_sgd, SgdOptions()), (build_adafactor, AdafactorOptions())],
+)
+def test_optimizers_that_round_to_the_nearest_refuse_bf16_weights(build, options):
+    with pytest.raises(StError, match="loses updates smaller than 1/256") as error:
+        build([{"params": [torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))]}], options)
+
+    assert "adamw_bf16" in error.value.fix
+
+
+def test_fp16_weights_are_refused_by_every_optimizer():
+    with pytest.raises(StError, match="kept in fp16"):
+        build_adamw_bf16([{"params": [torch.nn.Parameter(torch.zeros(2, dtype=torch.float16))]}], AdamWOptions())
+
+
+def test_cutting_a_step_into_chunks_takes_time_in_proportion_to_the_tensors():
+    parameters = [torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16)) for _ in range(20_000)]
+    started = time.process_time()
+
+    chunks = list(_chunks(parameters))
+
+    # 0.02 s; counting a chunk anew for each tensor takes more than ten.
+    assert time.process_time() - started < 2
+    assert sum(map(len, chunks)) == len(parameters)
 
 
 @pytest.mark.parametrize(

@@ -55,5 +55,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         total_steps=10,
         jobs=Jobs(print),
     )
+    # Its weights are those of a run that has begun.
+    assembled.progress.step = 3
     yield assembled
     assembled.report.finish(Outcome.FINISHED)

@@ -126,7 +126,7 @@ def test_the_page_plays_sounds_and_draws_them(make_run: Callable[[bool], Run]) -
     page = write_page(run.directory).read_text(encoding="utf-8")
 
     for file in files:
-        assert f'<audio controls preload="none" src="samples/step-00000000/{file.name}"></audio>' in page
+        assert f'<audio controls preload="none" src="samples/step-00000003/{file.name}"></audio>' in page
     assert page.count("data:image/svg+xml;base64,") == 2
     files[0].write_bytes(b"not a sound any more")
     again = write_page(run.directory).read_text(encoding="utf-8")

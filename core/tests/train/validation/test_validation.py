@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from st import Shot
 from st.data.sets.words import Words
+from st.data.shape.rule import GeometryRule
 from st.diffusion.objective import Batch, Noised
 from st.diffusion.sampler import euler
 from st.report.log.events import read_events
 from st.report.rendering.asked import ValidationOptions, prompts_to_encode
-from st.report.rendering.rendering import encode_texts
+from st.report.rendering.rendering import called_within, encode_texts
 from st.testing.subjects.tiny import TinyFamily
 from st.train.parts.run import Run
 from st.train.validation.validation import PromptValidator
@@ -87,6 +88,30 @@ def test_the_base_is_rendered_once_and_without_the_adapter(run: Run) -> None:
     base, trained = (path.read_bytes() for path in (first[0].path, first[2].path))
     assert base != trained
     assert [picture.label for picture in second] == ["a-cat 24x24", "a-dog 16x32"]
+
+
+def test_before_the_first_step_an_adapter_that_changes_nothing_is_not_rendered_beside_the_base(run: Run) -> None:
+    run.progress.step = 0
+
+    pictures, _ = validator(run)(run)
+
+    assert run.adapter.begins_as_base
+    assert [picture.label for picture in pictures] == ["a-cat 24x24 base", "a-dog 16x32 base"]
+    assert sorted(path.name for path in (run.directory / "samples").iterdir()) == ["base"]
+
+
+def test_a_picture_that_is_asked_for_larger_than_the_model_draws_is_said_once(run: Run) -> None:
+    run.family.geometry = GeometryRule(multiple=8, max_pixels=16 * 16)
+    validate = validator(run)
+
+    validate(run)
+    validate(run)
+
+    said = [line for line in warnings(run) if "more than this model draws" in line]
+    assert said == [
+        "24x24 is more than this model draws: pictures are rendered at 16x16",
+        "16x32 is more than this model draws: pictures are rendered at 16x16",
+    ]
 
 
 def test_the_same_step_renders_the_same_picture(run: Run) -> None:
@@ -222,3 +247,25 @@ def test_an_encoder_of_pixels_is_not_asked_about_texts(run: Run, tmp_path: Path)
     (entry,) = encode_texts(run.family, [Words("a cat")], run.device, encoders).values()
 
     assert list(entry) == ["text"]
+
+
+def test_what_a_pipeline_asks_is_asked_in_the_precision_of_training_and_answered_in_that_of_the_weights() -> None:
+    module, seen = torch.nn.Linear(2, 2), []
+    module.register_forward_hook(lambda module, arguments, answer: seen.append(answer.dtype))
+
+    with called_within(module, lambda: torch.autocast("cpu", torch.bfloat16)):
+        inside = module(torch.ones(1, 2))
+    outside = module(torch.ones(1, 2))
+
+    assert seen == [torch.bfloat16, torch.float32]
+    assert inside.dtype == outside.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_call_that_fails_leaves_the_precision_as_it_was() -> None:
+    module = torch.nn.Linear(2, 2)
+
+    with called_within(module, lambda: torch.autocast("cpu", torch.bfloat16)), pytest.raises(RuntimeError):
+        module(torch.ones(1, 3))
+
+    assert not torch.is_autocast_enabled("cpu")

@@ -118,13 +118,13 @@ def test_whole_weights_keep_the_base_in_fp32_in_a_bf16_run(runs: Runs) -> None:
 
     assert "kept in fp32" in runs.notes(rotated)[0]
     assert "kept in fp32" not in runs.notes(beside)[0]
-    run, _ = open_run(beside.directory)
+    run, _ = open_run(beside.directory, trust=True)
     assert run.denoiser.blocks[0].attn.to_q.weight.dtype == torch.bfloat16
 
 
 def test_a_saved_run_and_its_file_predict_alike(runs: Runs, tmp_path: Path) -> None:
     done = runs(MIXED.replace(", module_dropout = 0.3", "").replace('to_v = { algo = "ia3" }', ""))
-    run, _ = open_run(done.directory)
+    run, _ = open_run(done.directory, trust=True)
     family = TinyFamily(TinyFamily.Options(checkpoint=str(tmp_path / "tiny")))
     batch = example_batch(family, Geometry(64, 64))
     noised = example_noised(family, batch)

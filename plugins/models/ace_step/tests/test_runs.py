@@ -93,9 +93,7 @@ def test_previews_are_sounds_of_the_promised_length_that_the_page_plays(train: C
 
     files = sorted((done.directory / "samples").rglob("*.wav"))
     assert [f"{one.parent.name}/{one.name}" for one in files] == [
-        f"{folder}/{name}.wav"
-        for folder in ("base", "step-00000000", "step-00000002")
-        for name in ("a-choir-1s", "calm-piano-1.5s")
+        f"{folder}/{name}.wav" for folder in ("base", "step-00000002") for name in ("a-choir-1s", "calm-piano-1.5s")
     ]
     for file in files:
         sound = soundfile.info(file)
@@ -103,8 +101,8 @@ def test_previews_are_sounds_of_the_promised_length_that_the_page_plays(train: C
         assert sound.frames == (1600 if "1s" in file.name else 2400)
         assert float(np.abs(soundfile.read(file)[0]).max()) == pytest.approx(10 ** (-1 / 20), abs=1e-3)
     page = (done.directory / "report.html").read_text(encoding="utf-8")
-    assert page.count('<audio controls preload="none" src="samples/') == 6
-    assert page.count("data:image/svg+xml;base64,") == 6
+    assert page.count('<audio controls preload="none" src="samples/') == 4
+    assert page.count("data:image/svg+xml;base64,") == 4
     assert done.outcome == "finished"
     assert done.warnings() == []
 

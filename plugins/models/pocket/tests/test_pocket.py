@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from st import Batch, Encoder, Geometry, Input, Media, Noised, StError
+from st.testing.runs import write_photos
 from st_pocket import Pocket, PocketOptions
 from st_pocket.codec import SpaceToDepth
 from st_pocket.words import HashedWords
@@ -139,7 +141,7 @@ def test_a_folder_without_a_denoiser_is_named(tmp_path: Path) -> None:
 
 
 def test_options_for_random_weights_are_refused_on_a_checkpoint() -> None:
-    with pytest.raises(ValidationError, match="have no effect on a checkpoint"):
+    with pytest.raises(ValidationError, match="seed has no effect on a checkpoint; delete it"):
         PocketOptions(checkpoint="model", seed=1)
 
 
@@ -191,3 +193,44 @@ def test_no_geometry_of_the_rule_is_too_long_for_the_positions() -> None:
         geometry = rule.nearest(Media("image", height=height * 1000, width=width * 1000), area=2048**2)
         assert rule.accepts(geometry)
         assert max(geometry.width, geometry.height) <= 256
+
+
+def test_an_adapter_on_weights_that_answer_zero_is_said_to_learn_nothing(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "run.toml").write_text(
+        'plugins = ["pocket"]\noutput = "out"\nsteps = 11\nprecision = "fp32"\ndevice = "cpu"\n'
+        '[model]\nsize = "tiny"\n[report]\nevery = 1000\n'
+        '[[dataset]]\nurl = "photos"\nresolution = 64\nalign = 16\n'
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "st.cli", "train", "run.toml"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+
+    said = done.stdout + done.stderr
+    assert "every gradient of steps 1 to 10 is zero, so nothing is learned: 'proj_out.weight' and" in said
+    assert "adapter.kind = 'full'" in said
+    assert "no step of this run had a gradient" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (None, "There is no config.json in that folder."),
+        ({"_class_name": "AutoencoderKL"}, "It holds AutoencoderKL."),
+        ({"_class_name": "SD3Transformer2DModel", "in_channels": 16}, "It holds SD3Transformer2DModel of 16 channels."),
+        (["a list"], "It holds no model."),
+    ],
+)
+def test_a_folder_of_another_model_is_refused_before_anything_is_loaded(
+    settings: object, why: str, tmp_path: Path
+) -> None:
+    if settings is not None:
+        (tmp_path / "config.json").write_text(json.dumps(settings))
+    family = Pocket(PocketOptions(checkpoint=str(tmp_path)))
+
+    for call in (family.check_files, lambda: family.load_denoiser(CPU, torch.float32)):
+        with pytest.raises(StError) as caught:
+            call()
+        assert caught.value.why == why
+        assert 'kind = "full"' in caught.value.fix

@@ -131,7 +131,9 @@ def test_options_that_contradict_each_other_are_refused(options: dict[str, Any],
         SdxlOptions(**options)
 
 
-def test_what_has_no_caption_is_told_no_sizes(make: Make, batch_of: BatchOf, noised_at: NoisedAt, told: Told) -> None:
+def test_a_dropped_caption_is_told_zeros_and_the_sizes_as_the_pipelines_unconditional_branch_is(
+    make: Make, batch_of: BatchOf, noised_at: NoisedAt, told: Told
+) -> None:
     family = make()
     batch = replace(batch_of(family), conditions=told(family, "", "a tree"))
     noised = noised_at(family, batch, torch.tensor([0.5, 0.5]))
@@ -140,7 +142,7 @@ def test_what_has_no_caption_is_told_no_sizes(make: Make, batch_of: BatchOf, noi
     actual = family.predict(denoiser, noised, batch)
 
     embeds, pooled = (batch.conditions[name] for name in ("prompt_embeds", "pooled_prompt_embeds"))
-    ids = torch.tensor([[0.0] * 6, [64, 131, 0, 17, 64, 96]])
+    ids = torch.tensor([[70.0, 96, 3, 0, 64, 96], [64, 131, 0, 17, 64, 96]])
     expected = denoiser(
         noised.x, torch.tensor([499, 499]), embeds, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}
     ).sample  # fmt: skip

@@ -215,9 +215,7 @@ def test_our_sampler_ends_where_the_pipeline_does(
     def asked(text: str) -> Callable[[Tensor, Tensor], Tensor]:
         size, nowhere = torch.tensor([[64, 96]]), torch.tensor([[0, 0]])
         extras = {"original_size": size, "crop": nowhere, "target_size": size}
-        # The pipeline tells both halves of its guidance the same sizes.
-        given = {**told(family, text), "captioned": torch.ones(1, 1)}
-        batch = Batch(("a",), (0,), "", noise, given, extras=extras)
+        batch = Batch(("a",), (0,), "", noise, told(family, text), extras=extras)
         return lambda x, t: family.predict(denoiser, Noised(x=x, t=t, clean=x, noise=x), batch)
 
     with torch.no_grad():

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from st.cli.printing.say import say
 from st.cli.printing.table import print_table
 from st.reading.runfile import Location, dotted
 from st.reading.toml import value_text
 from st.settings.config import RunOptions
+from st.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
+    from st.train.preflight import Preflight
 
 
-def print_plan(config: RunConfig, plugins: Plugins) -> None:
+def print_plan(config: RunConfig, plugins: Plugins, found: Preflight) -> None:
     """Print which plugins take part, what is trained on, and every setting that is not at its default."""
+    sizes = {one.name: f"{len(one.index)} in {counted(len(one.buckets), 'bucket')}" for one in found.sets}
     rows = [(plugin.name, plugin.kind, f"{plugin.distribution} {plugin.version}".strip()) for plugin in plugins.active]
     print_table(("plugin", "kind", "package"), rows, "Plugins, in the order in which they are asked")
     print_table(
-        ("data set", "role", "backend", "url"),
-        [(item.name, item.options.role, item.scheme, item.options.url) for item in config.datasets],
+        ("data set", "role", "backend", "url", "samples"),
+        [
+            (
+                *map(config.redaction.text, (item.name, item.options.role, item.scheme, item.options.url)),
+                sizes.get(item.name, ""),
+            )
+            for item in config.datasets
+        ],
         "Data",
     )
     print_table(("", ""), _steps(config), "Training")
@@ -32,8 +42,10 @@ def print_plan(config: RunConfig, plugins: Plugins) -> None:
         if origin != "default"
     ]
     print_table(("setting", "value", "from"), changed, "Settings that are not at their defaults")
+    if found.elsewhere:
+        say(f"Not looked at, because they are not on this machine or are paired: {', '.join(found.elsewhere)}")
     for one in config.adapter.build(config.adapter.options).caveats(plugins.family):
-        print(f"Note: {one}")
+        say(f"Note: {one}")
     print("Nothing was loaded and nothing was written. All settings: st config show")
 
 
@@ -47,7 +59,7 @@ def _steps(config: RunConfig) -> Iterator[tuple[str, str]]:
         "objective",
         f"{config.density.kind} times, {config.weighting.kind} weighting, {config.distance.kind} distance",
     )
-    yield "output", config.output
+    yield "output", config.redaction.text(config.output)
 
 
 def settings(config: RunConfig) -> Iterator[tuple[Location, Any, str]]:

@@ -241,18 +241,22 @@ class Assembler:
 
 
 def _sizes(one: PreparedSet, rows: list[int]) -> dict[str, Tensor]:
-    """What pictures are conditioned on beside their caption, (B, 2) each: sizes (height, width), crop (top, left)."""
+    """What pictures are conditioned on beside their caption, (B, 2) each: sizes (height, width), crop (top, left).
+
+    The original size is the file's; the crop was made of the picture when it was resized, as upstream counts it.
+    """
     fits = one.index.fits
     assert fits is not None, "a prepared data set has fits"
 
-    def pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> Tensor:
-        return torch.from_numpy(np.stack((first[rows], second[rows]), axis=1).astype(np.int64))
-
     return {
-        "original_size": pairs(fits.resized_height, fits.resized_width),
-        "crop": pairs(fits.top, fits.left),
-        "target_size": pairs(fits.height, fits.width),
+        "original_size": _pairs(*one.index.file_sizes(rows)),
+        "crop": _pairs(fits.top[rows], fits.left[rows]),
+        "target_size": _pairs(fits.height[rows], fits.width[rows]),
     }
+
+
+def _pairs(first: NDArray[np.int32], second: NDArray[np.int32]) -> Tensor:
+    return torch.from_numpy(np.stack((first, second), axis=1).astype(np.int64))
 
 
 def fixed_batches(assembler: Assembler, one: PreparedSet, rows: Sequence[int], batch: int) -> Iterator[Batch]:

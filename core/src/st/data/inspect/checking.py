@@ -16,7 +16,7 @@ from st.data.cache.encoding import fill
 from st.data.encoder import LatentCodec
 from st.data.sets.prepare import check_unreadable, prepare_set, with_references
 from st.data.sets.remarks import cut_shares
-from st.data.shape.buckets import check_batches
+from st.data.shape.buckets import check_batches, in_buckets
 from st.data.store.store import Store
 from st.errors import DataUnusable
 from st.report.console import NoConsole
@@ -243,7 +243,7 @@ def lines(found: Findings, listed: int = 20) -> Iterator[str]:
     one = found.prepared
     if one is not None:
         url = one.config.options.url
-        yield f"data set {found.name!r} ({url}): {len(one.index)} samples in {len(one.buckets)} buckets"
+        yield f"data set {found.name!r} ({url}): {in_buckets(len(one.index), one.buckets)}"
         longest = max(len(bucket) for bucket in one.buckets)
         for bucket in one.buckets:
             bar = "#" * max(1, round(40 * len(bucket) / longest))

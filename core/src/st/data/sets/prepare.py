@@ -18,7 +18,7 @@ from st.data.sets.memory import Memory
 from st.data.sets.pairing import Listed, check_names, pair, unused
 from st.data.sets.remarks import remarks
 from st.data.sets.windows import check_effect, spread
-from st.data.shape.buckets import Bucket, assign
+from st.data.shape.buckets import Bucket, assign, in_buckets
 from st.data.shape.fitting import TOO_FEW_PIXELS, TOO_LONG, TOO_NARROW, TOO_SHORT, TOO_SMALL, WRONG_ASPECT, fit
 from st.data.source.captions import CaptionRecipe
 from st.data.source.index import Columnar, Index
@@ -182,6 +182,8 @@ def prepare_set(
     def draw(stream: str, rows: slice) -> NDArray[np.uint64]:
         return keyed_each(seed, f"{stream}/{config.name}/", index.keys(rows))
 
+    for sentence in rule.capped(options.resolution, options.area):
+        report.warn(f"data set {config.name!r}: {sentence}")
     fits = fit(index.sizes(), options, rule, draw)
     index = _fitting(index.with_fits(fits, recipe), fits, options, drops)
     if options.max_samples and len(index) > options.max_samples:
@@ -358,7 +360,7 @@ def _nothing_left(config: DatasetConfig, total: int, drops: _Drops) -> DataUnusa
 def _tell(config: DatasetConfig, index: Index, buckets: Sequence[Bucket], drops: _Drops, report: Notes) -> None:
     drops.tell()
     report.note(
-        f"data set {config.name!r}: {len(index)} samples in {len(buckets)} buckets",
+        f"data set {config.name!r}: {in_buckets(len(index), buckets)}",
         kind="dataset",
         dataset=config.name,
         role=config.options.role,

@@ -10,6 +10,7 @@ import numpy as np
 from st.data.geometry import Geometry
 from st.data.shape.fitting import aspect_of
 from st.errors import DataUnusable
+from st.spelling import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,3 +122,8 @@ def _remedies(options: DatasetOptions, enough: int) -> str:
     if not options.crop:
         ways.append("or crop = true for fewer shapes")
     return ", ".join(ways) + "."
+
+
+def in_buckets(samples: int, buckets: Sequence[Bucket]) -> str:
+    """``72 samples in 3 buckets``"""
+    return f"{counted(samples, 'sample')} in {counted(len(buckets), 'bucket')}"

@@ -10,6 +10,8 @@ from st.data.geometry import Geometry
 from st.errors import StError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from st.data.sample import Media
 
 USUAL_ALIGNMENT = 64
@@ -60,6 +62,16 @@ class GeometryRule:
         fits = not self.max_pixels or geometry.height * geometry.width <= self.max_pixels
         fits = fits and (not self.max_edge or max(geometry.height, geometry.width) <= self.max_edge)
         return edges and fits and self.frames(geometry.frames) == geometry.frames
+
+    def caps(self, height: float, width: float) -> bool:
+        """Whether a size of so many pixels is more than the denoiser takes."""
+        return bool(self.max_pixels) and height * width > self.max_pixels
+
+    def capped(self, resolution: float, area: float) -> Iterator[str]:
+        """A sentence where a resolution asks for pictures of more pixels than the denoiser takes."""
+        if self.caps(1, area):
+            most = f"{self.max_pixels:,} pixels, as of {math.isqrt(self.max_pixels)} squared"
+            yield f"resolution = {resolution:g} is more than this model takes; pictures get at most {most}"
 
     def frames(self, available: int) -> int:
         """The largest accepted number of frames that is at most ``available``; 0 where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -15,7 +16,7 @@ from st.data.shape.fitting import Sizes
 from st.data.source.captions import CaptionRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -75,6 +76,7 @@ class Index:
         self.table, self.recipe, self.fits = table, recipe or CaptionRecipe(), fits
         self._keys, self._captions, self._extras = (_whole(table[name]) for name in ("key", "captions", "extras"))
         self._facts, self._kinds = _whole(table["facts"]), _numbers(table["kind"])
+        self._heights, self._widths = (_numbers(_whole(table[name])) for name in ("height", "width"))
         self._digests = np.zeros((len(table), 16), np.uint8)
         self._digested = np.zeros(len(table), np.bool_)
 
@@ -100,6 +102,10 @@ class Index:
 
     def key(self, row: int) -> str:
         return cast("str", self._keys[row].as_py())
+
+    def file_sizes(self, rows: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Heights and widths in pixels that these samples have in their files."""
+        return self._heights[rows], self._widths[rows]
 
     def keys(self, rows: slice) -> list[str]:
         """The keys of consecutive rows."""
@@ -160,6 +166,19 @@ class Index:
                 if text not in seen:
                     seen.add(text)
                     yield text
+
+    def caption_parts(self, separator: str) -> dict[str, int]:
+        """How often each part of the captions that are trained on is there, without spaces around it."""
+        counts: Counter[str] = Counter()
+        if self.recipe.is_plain:
+            texts = pc.list_flatten(self._captions)
+        else:
+            texts = pa.array([text for row in range(len(self)) for text in self.captions(row)], pa.large_string())
+        for start in range(0, len(texts), _CHUNK):
+            parts = pc.list_flatten(pc.split_pattern(texts[start : start + _CHUNK], separator))
+            for one in pc.value_counts(pc.utf8_trim_whitespace(parts)):
+                counts[one["values"].as_py()] += one["counts"].as_py()
+        return counts
 
     def sizes(self) -> Sizes:
         """The columns that decide which size each sample gets."""

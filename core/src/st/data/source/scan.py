@@ -170,6 +170,11 @@ def _nothing(backend: FolderBackend, files: pa.Table, wanted: list[str]) -> Data
     )
     found = ", ".join(f"{kind['counts']} {kind['values'] or 'without extension'}" for kind in kinds[:8])
     folder = backend.store.local("")
+    if folder is not None and folder.is_file():
+        return DataUnusable(
+            f"{backend.url!r} is a file; a data set is a folder of them.",
+            fix="Name the folder that holds it as the data set's url.",
+        )
     if folder is not None and not folder.is_dir():
         return DataUnusable(
             f"folder {backend.url!r} does not exist.",

@@ -42,6 +42,8 @@ class Adapter(ABC):
     """What ``attach`` did, in one sentence for the report: how many modules learn, with how many weights."""
     exports_base: bool = True
     """Whether ``export`` reads weights that do not learn."""
+    begins_as_base: bool = False
+    """Whether the denoiser answers as the frozen one does until the first step. False where that is not known."""
 
     @property
     def needs_whole(self) -> str:

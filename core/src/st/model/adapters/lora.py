@@ -90,6 +90,7 @@ class LoraAdapter(Adapter):
 
     def __init__(self, options: LoraOptions) -> None:
         self.options = options
+        self.begins_as_base = not (options.start or options.changes_base or options.use_dora)
         self._starts: dict[str, Tensor] = {}
         self._unrounded: dict[str, Tensor] = {}
 

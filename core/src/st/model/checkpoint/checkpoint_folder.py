@@ -14,6 +14,7 @@ from typing import Any
 
 from st.data.store.weights_digest import weights_digest
 from st.errors import StError
+from st.jsonfile import read_object
 from st.model.checkpoint.hub import download, is_repository
 
 INDEX = "model_index.json"
@@ -35,6 +36,13 @@ class CheckpointFolder:
     index_name: str = INDEX
     parts: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
+
+    def is_here(self) -> bool:
+        """Whether it is a folder of this machine. Raises StError where it is neither that nor a repository's name."""
+        local = Path(self.location).expanduser()
+        if not local.is_dir() and (local.is_file() or not is_repository(self.location)):
+            self._fetch(INDEX, "")
+        return local.is_dir()
 
     def index(self) -> Mapping[str, Any]:
         """What the model is made of: ``_class_name`` of its pipeline, and (library, class) by component."""
@@ -143,10 +151,10 @@ class CheckpointFolder:
 def read_json(path: Path) -> Mapping[str, Any]:
     """A file's settings. Raises StError naming the file."""
     try:
-        read: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
-        raise StError(f"{str(path)!r} cannot be read: {error}") from error
-    return read
+        fix = "load it again from where it came from"
+        raise StError(f"{str(path)!r} cannot be read: {error}", fix=fix) from error
 
 
 def _hinted(entry: list[Any]) -> str:

@@ -32,6 +32,15 @@ class Weights:
         """Whether this is a single file, which is told by its name."""
         return self.location.endswith(".safetensors")
 
+    def is_here(self) -> bool:
+        """Whether it is on this machine. Raises StError where it is neither there nor of a repository's name."""
+        local = Path(self.location).expanduser()
+        if local.is_file() or local.is_dir():
+            return True
+        if not is_repository("/".join(self.location.split("/")[:2])):
+            self.file() if self.is_file else self.folder()
+        return False
+
     def file(self) -> Path:
         """The single file, on this machine."""
         local = Path(self.location).expanduser()

@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from st.model.checkpoint.checkpoint_folder import MODULAR_INDEX
+from st.model.checkpoint.quiet import quietly
 from st.model.pipelines.pipeline_family import PipelineFamily, PipelineOptions
 from st.model.pipelines.pipeline_text import PipelineText, Prompting
-from st.model.pipelines.quiet import quietly
 
 if TYPE_CHECKING:
     import torch

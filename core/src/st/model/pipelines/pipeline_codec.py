@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from st.data.encoder import Input, LatentCodec
-from st.model.pipelines.quiet import quietly
+from st.model.checkpoint.networks import load_component
 
 if TYPE_CHECKING:
     import torch
@@ -85,15 +85,10 @@ class PipelineCodec(LatentCodec):
 
     def load(self, device: torch.device) -> Any:
         """The autoencoder with its weights."""
-        import diffusers
         import torch
 
-        kind = getattr(diffusers, self.folder.components()[self.component])
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.dtype]
-        root = self.folder.root([self.component])
-        variant = self.folder.variant or None
-        with quietly():
-            loaded = kind.from_pretrained(root / self.component, dtype=dtype, variant=variant, use_safetensors=True)
+        loaded = load_component(self.folder, self.component, dtype)
         return loaded.to(device).eval().requires_grad_(False)
 
     def enter(self, media: Tensor) -> Tensor:

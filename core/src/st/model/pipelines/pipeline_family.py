@@ -13,11 +13,12 @@ from pydantic import Field
 from st.errors import StError
 from st.importing import importing
 from st.model.checkpoint.checkpoint_folder import CheckpointFolder, read_json
+from st.model.checkpoint.networks import check_config, load_network
+from st.model.checkpoint.quiet import quietly
 from st.model.checkpoint.weights import Weights
 from st.model.collate import pad_alike
 from st.model.family import ModelFamily
 from st.model.pipelines.pipeline_codec import PipelineCodec
-from st.model.pipelines.quiet import quietly
 from st.options import Options
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ class PipelineFamily(ModelFamily[P]):
         self.folder = CheckpointFolder(options.checkpoint, options.revision, options.variant)
         self._renderer: Any = None
 
+    def check_files(self) -> None:
+        """Raises StError where the checkpoint or the denoiser is on this machine and cannot be this family's."""
+        components = self.folder.components() if self.folder.is_here() else None
+        if components is not None and self.denoiser not in components:
+            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}, but {', '.join(sorted(components))}")
+        weights = self._weights()
+        if weights is not None and weights.is_here() and not weights.is_file:
+            found = read_json(weights.folder() / "config.json").get("_class_name")
+            if components is not None and found != components[self.denoiser]:
+                raise self._foreign("denoiser", f"it is a {found}; {components[self.denoiser]} is needed")
+
     def prompt_arguments(self) -> Mapping[str, Any]:
         """Arguments of ``encode_prompt`` that differ from the pipeline's own, such as ``max_sequence_length``."""
         return {}
@@ -140,8 +152,10 @@ class PipelineFamily(ModelFamily[P]):
         weights = self._weights()
         if weights is None or weights.is_file:
             kind, config = self._denoiser_class(), self.folder.config(self.denoiser)
+            check_config(self.folder.root([]) / self.denoiser, f"model.checkpoint = {self.folder.location!r}")
         else:
             # The folder says what it is, so nothing else of the model has to be there.
+            check_config(weights.folder(), f"model.denoiser = {weights.location!r}")
             config = read_json(weights.folder() / "config.json")
             kind = self._class_of(str(config.get("_class_name")))
         with torch.device("meta"):
@@ -257,18 +271,13 @@ class PipelineFamily(ModelFamily[P]):
         return Weights(options.denoiser, subfolder, variant=options.variant)
 
     def _from_folder(self, option: str, folder: Path, dtype: torch.dtype) -> nn.Module:
-        kind, variant = self._denoiser_class(), self.options.variant or None
+        kind = self._denoiser_class()
         found = read_json(folder / "config.json").get("_class_name")
         if found != kind.__name__:
             raise self._foreign(option, f"it is a {found}; {kind.__name__} is needed")
-        denoiser: nn.Module
-        with quietly():
-            denoiser, loading = kind.from_pretrained(
-                folder, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True
-            )
-        if absent := loading["missing_keys"]:
-            # diffusers would train what is missing from random numbers.
-            raise self._foreign(option, f"{len(absent)} of its weights are not there, such as {sorted(absent)[0]!r}")
+        location = self.options.denoiser if option == "denoiser" else self.folder.location
+        what = f"model.{option} = {location!r}: its {self.denoiser!r}"
+        denoiser: nn.Module = load_network(kind, folder, what, dtype=dtype, variant=self.options.variant)
         return denoiser
 
     def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
-from st.model.pipelines.quiet import quietly
+from st.model.checkpoint.networks import load_component, load_tokenizer
+from st.model.checkpoint.quiet import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -160,19 +161,20 @@ class PipelineText(Encoder):
     @cached_property
     def _tokenizers(self) -> list[Any]:
         """Read once: a run may count the tokens of many captions."""
-        from transformers import AutoTokenizer
-
         names = [name for name in self._components() if name.startswith("tokenizer")]
-        root = self.folder.root(names)
-        return [AutoTokenizer.from_pretrained(root / name) for name in names]
+        return [load_tokenizer(self.folder, name) for name in names]
 
 
 def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[str], dtype: torch.dtype) -> Any:
-    """A pipeline of some of its components, with its scheduler; the others are None."""
+    """A pipeline of some of its components, with its scheduler; the others are None. Raises StError.
+
+    Components are loaded here, whole or not at all: the pipeline would make up weights that are missing, and ask
+    whether code of a tokenizer may be run.
+    """
     wanted = [name for name in folder.components() if name in (*components, "scheduler")]
     parameters = inspect.signature(pipeline.__init__).parameters.items()
     required = [name for name, parameter in parameters if parameter.default is parameter.empty and name != "self"]
     absent = {name: None for name in (*required, *pipeline._optional_components) if name not in wanted}
-    root, variant = folder.root(wanted), folder.variant or None
+    loaded = {name: load_component(folder, name, dtype) for name in wanted}
     with quietly():
-        return pipeline.from_pretrained(root, dtype=dtype, variant=variant, use_safetensors=True, **absent)
+        return pipeline.from_pretrained(folder.root(wanted), dtype=dtype, **loaded, **absent)

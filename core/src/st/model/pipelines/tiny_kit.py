@@ -43,7 +43,7 @@ def save_pipeline(kind: str, directory: Path, **parts: Any) -> None:
     """Write a whole checkpoint, ``model_index.json`` included. kind: the pipeline's class in diffusers."""
     import diffusers
 
-    from st.model.pipelines.quiet import quietly
+    from st.model.checkpoint.quiet import quietly
 
     pipeline = getattr(diffusers, kind)(**parts)
     with quietly():

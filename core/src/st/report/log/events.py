@@ -63,7 +63,7 @@ def read_events(path: Path) -> Iterator[Event]:
         for line in lines:
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and "event" in event:
                 yield event

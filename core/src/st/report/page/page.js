@@ -65,5 +65,61 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
   svg.addEventListener("pointerleave", () => { marks.replaceChildren(); tip?.remove(); tip = null; });
 }
 
-// The newest pictures are at the right end.
-for (const grid of document.querySelectorAll(".scroll.newest")) grid.scrollLeft = grid.scrollWidth;
+// The newest pictures are at the right end; on a phone each row is scrolled by itself.
+for (const row of document.querySelectorAll(".scroll.newest, .scroll.newest tr")) row.scrollLeft = row.scrollWidth;
+
+// A sample is enlarged on the page; arrows go to the ones beside it. A click with a key held opens the file as ever.
+const links = [...document.querySelectorAll(".samples a")];
+let viewer = null;
+
+function enlarge(index) {
+  const link = links[index], small = link?.querySelector("img, video");
+  if (!small) return;
+  if (!viewer) {
+    viewer = document.body.appendChild(Object.assign(document.createElement("dialog"), { className: "viewer" }));
+    viewer.addEventListener("click", () => viewer.close());
+    viewer.addEventListener("keydown", (event) => {
+      const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (by) enlarge(+viewer.dataset.index + by);
+    });
+  }
+  const clip = small.tagName === "VIDEO";
+  const large = Object.assign(document.createElement(clip ? "video" : "img"), { src: link.href, alt: small.getAttribute("alt") });
+  if (clip) Object.assign(large, { autoplay: true, loop: true, muted: true, playsInline: true });
+  // The file may have stayed behind where the page was copied from.
+  else large.addEventListener("error", () => { large.src = small.src; }, { once: true });
+  const words = [small.getAttribute("alt"), link.closest("td").dataset.step, small.title].filter(Boolean).join(" · ");
+  viewer.replaceChildren(large, Object.assign(document.createElement("p"), { textContent: words }));
+  viewer.dataset.index = index;
+  if (!viewer.open) viewer.showModal();
+}
+
+links.forEach((link, index) => link.addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || link.closest("td").querySelector("audio")) return;
+  event.preventDefault();
+  enlarge(index);
+}));
+
+// The page of a run that goes on reads itself again; what was opened and switched stays so.
+const { alive, every } = document.body.dataset;
+const kept = "st " + location.pathname;
+const state = () => [...document.querySelectorAll("details, .log-switch")];
+
+if (alive) {
+  const before = JSON.parse(sessionStorage.getItem(kept) ?? "null");
+  if (before) state().forEach((one, index) => { one[one.matches("details") ? "open" : "checked"] = before[index] ?? false; });
+  const badge = document.querySelector(".badge");
+  setInterval(() => {
+    const silent = Date.now() / 1000 - alive;
+    if (silent > 5 * every + 60) {
+      badge.className = "badge silent";
+      badge.textContent = "not heard of for " + (silent < 7200 ? Math.round(silent / 60) + " min" : Math.round(silent / 3600) + " h");
+    }
+  }, 1000);
+  setInterval(() => {
+    const busy = viewer?.open || document.hidden || [...document.querySelectorAll("audio")].some((one) => !one.paused);
+    if (busy) return;
+    sessionStorage.setItem(kept, JSON.stringify(state().map((one) => one.matches("details") ? one.open : one.checked)));
+    location.reload();
+  }, 1000 * every);
+}

@@ -20,21 +20,22 @@ from st.report.page.story import Story, tell
 PAGE = "report.html"
 
 
-def write_page(directory: Path, thumbnails: Thumbnails | None = None) -> Path:
+def write_page(directory: Path, thumbnails: Thumbnails | None = None, every: float = 60.0) -> Path:
     """Write the page of the run in ``directory`` from its event log; its path. Raises OSError.
 
-    A reader sees the old page or the new one. thumbnails: keeps small copies of pictures between two calls.
+    A reader sees the old page or the new one. thumbnails: keeps small copies of pictures between two calls. every:
+    seconds after which it is written again while the run is alive.
     """
     story = tell(read_events(directory / FILE))
     page = directory / PAGE
     unfinished = directory / f".{PAGE}.part"
-    unfinished.write_text(render_page(story, directory, thumbnails or Thumbnails()), encoding="utf-8")
+    unfinished.write_text(render_page(story, directory, thumbnails or Thumbnails(), every), encoding="utf-8")
     os.replace(unfinished, page)
     return page
 
 
-def render_page(story: Story, directory: Path, thumbnails: Thumbnails) -> str:
-    """The whole page as text."""
+def render_page(story: Story, directory: Path, thumbnails: Thumbnails, every: float = 60.0) -> str:
+    """The whole page as text. every: as ``write_page`` has it."""
     package = files("st.report.page")
     style, script = (package.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     title = escape(story.name or directory.name)
@@ -52,10 +53,17 @@ def render_page(story: Story, directory: Path, thumbnails: Thumbnails) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-        f"<style>{style}</style></head><body><main>{''.join(sections)}"
+        f"<style>{style}</style></head>{_body(story, every)}<main>{''.join(sections)}"
         f"<footer>Written from {FILE}, which every other program may read as well.</footer></main>"
         f'<script type="module">{script}</script></body></html>\n'
     )
+
+
+def _body(story: Story, every: float) -> str:
+    """What the script needs to refresh the page of a run that goes on, and to notice that it does not."""
+    if story.outcome != "running":
+        return "<body>"
+    return f'<body data-alive="{story.latest:.0f}" data-every="{every:.0f}">'
 
 
 def _header(story: Story, directory: Path) -> str:
@@ -65,6 +73,8 @@ def _header(story: Story, directory: Path) -> str:
     facts += _in_short(story.config)
     facts.append(story.directory or str(directory))
     why = f'<p class="why">{escape(story.why)}</p>' if story.why else ""
+    if story.outcome == "running" and story.latest:
+        facts.append(f"last heard of {datetime.fromtimestamp(story.latest):%Y-%m-%d %H:%M:%S}")
     return (
         f'<header class="run"><h1>{escape(story.name or directory.name)}</h1>'
         f'<span class="badge {escape(story.outcome)}">{escape(story.outcome)}</span>'

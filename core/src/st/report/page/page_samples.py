@@ -116,4 +116,5 @@ def _cell(one: Shown | None, directory: Path, thumbnails: Thumbnails, edge: int)
     if found.suffix in CLIPS and found.exists():
         image = f'<video autoplay loop muted playsinline {shown} poster="{data}" src="{link}"></video>'
     player = f'<audio controls preload="none" src="{link}"></audio>' if plays else ""
-    return f'<td{kind}><a href="{link}">{image}</a>{player}</td>'
+    step = "base model" if _column(one) < 0 else f"step {one.step:,}"
+    return f'<td{kind} data-step="{step}"><a href="{link}">{image}</a>{player}</td>'

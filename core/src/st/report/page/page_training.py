@@ -10,7 +10,7 @@ from st.report.page.curves import Series, chart, smooth
 from st.report.page.story import Story
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
-WIDE, NARROW = (1120, 300), (540, 210)
+WIDE, NARROW, PHONE = (1120, 300), (540, 210), (390, 250)
 STAGES = {
     "data": ("waiting for data", "c2"),
     "compute": ("forward and backward", "c1"),
@@ -19,6 +19,7 @@ STAGES = {
     "save": ("saving", "c5"),
     "validation": ("validation", "c4"),
     "evaluation": ("evaluation", "c6"),
+    "report": ("writing this page", "c2"),
 }
 """What a part of the loop's time is called, and its colour."""
 
@@ -134,6 +135,10 @@ def _figure(
     title: str, series: Sequence[Series], size: tuple[int, int], story: Story, *, log: bool = False, more: str = ""
 ) -> str:
     drawing = chart(series, width=size[0], height=size[1], log=log, marks=story.resumes)
+    switchable = drawing.count("<svg") > 1
+    if size == WIDE:
+        small = chart(series, width=PHONE[0], height=PHONE[1], log=log, marks=story.resumes)
+        drawing = f'<div class="on-desk">{drawing}</div><div class="on-phone">{small}</div>'
     labelled = series if len(series) > 1 else ()
     names = "".join(
         f'<span class="{"faintly" if one.faint else ""}"><i class="{one.colour}"></i>{escape(one.name)}</span>'
@@ -141,7 +146,6 @@ def _figure(
     )
     legend = f'<div class="legend">{names}</div>' if names else ""
     kind = "card wide" if size == WIDE else "card"
-    switchable = drawing.count("<svg") > 1
     switch = '<label class="switch push"><input type="checkbox" class="log-switch">log scale</label>'
     hint = f'<span class="legend quiet">{escape(more)}</span>' if more else ""
     return (

@@ -71,6 +71,8 @@ class Story:
     outcome: str = "running"
     why: str = ""
     began: float = 0.0
+    latest: float = 0.0
+    """When the run was last heard of, in seconds since 1970."""
     seconds: float = 0.0
     """Time that the run was alive, without the time between a stop and a resume."""
 
@@ -94,6 +96,7 @@ def tell(events: Iterable[Event]) -> Story:
         if take is not None:
             take(story, event)
     story.seconds += latest - alive_from
+    story.latest = latest
     return story
 
 

@@ -11,6 +11,8 @@ from st.options import Options
 from st.report.rendering.prompts import Prompt, PromptOptions, parse_line, parse_size, read_library, sized, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from st.data.sets.words import Words
 
 
@@ -25,8 +27,9 @@ class ValidationOptions(Options):
     """File with further prompts: .toml or .json with a text by name, or one prompt per line with flags."""
     negative: str = ""
     """Text to keep away from, used where guidance is above 1."""
-    resolutions: tuple[str, ...] = ("1024",)
-    """Sizes that each prompt is rendered at: "1024" for a square, "512x768" for width x height."""
+    resolutions: tuple[str, ...] = ()
+    """Sizes that each prompt is rendered at: "1024" for a square, "512x768" for width x height. Unset: a square of the
+    first data set's resolution."""
     frames: int = Field(default=1, ge=1)
     """Frames of a clip; 1 renders pictures."""
     seconds: float = Field(default=30.0, gt=0)
@@ -51,12 +54,19 @@ class ValidationOptions(Options):
             parse_size(text)
         return resolutions
 
-    def wanted(self) -> tuple[Prompt, ...]:
-        """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used."""
+    def wanted(self, shown: Callable[[str], str] = str) -> tuple[Prompt, ...]:
+        """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used.
+
+        shown: what of a text may stand in the names of files.
+        """
         given = [parse_line(p, "validation.prompts") if isinstance(p, str) else p for p in self.prompts]
         if self.library:
             given += read_library(Path(self.library))
-        return sized(given, [parse_size(text) for text in self.resolutions], self.defaults())
+        return sized(given, self.sizes(), self.defaults(), shown)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each of the resolutions."""
+        return [parse_size(text) for text in self.resolutions or ("1024",)]
 
     def defaults(self) -> Prompt:
         """What a prompt gets that does not say otherwise."""

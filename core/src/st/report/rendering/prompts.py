@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,12 +137,20 @@ def parse_line(line: str, where: str = "prompt") -> PromptOptions:
     return _checked(values, where)
 
 
-def sized(prompts: Sequence[PromptOptions], sizes: Sequence[tuple[int, int]], defaults: Prompt) -> tuple[Prompt, ...]:
-    """Every picture to render, in order: each prompt at its own size, or at each of ``sizes``, (height, width)."""
+def sized(
+    prompts: Sequence[PromptOptions],
+    sizes: Sequence[tuple[int, int]],
+    defaults: Prompt,
+    shown: Callable[[str], str] = str,
+) -> tuple[Prompt, ...]:
+    """Every picture to render, in order: each prompt at its own size, or at each of ``sizes``, (height, width).
+
+    shown: what of a text may stand in the names of files.
+    """
     names: set[str] = set()
     found = []
     for prompt in prompts:
-        name = _unique(_file_name(prompt.name or prompt.prompt), names)
+        name = _unique(_file_name(shown(prompt.name or prompt.prompt)), names)
         one = replace(
             defaults,
             name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
@@ -105,7 +105,8 @@ class Renderer:
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
     from a CPU generator of each prompt's own seed, so the same one gives the same noise on any device. shapes: of
     latents, as far as they are known. shown: the references of prompts, where the model reads any. on_step: told after
-    each sampling step of a prompt how many are done.
+    each sampling step of a prompt how many are done. within: entered
+    around each call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision.
     """
 
     run: Renderable
@@ -114,6 +115,7 @@ class Renderer:
     shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     shown: Shown | None = None
     on_step: Callable[[Prompt, int], None] = field(default=lambda prompt, done: None)
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def geometry(self, prompt: Prompt, frames: int = 1) -> Geometry:
         """The size that the family accepts closest to the prompt's; its length, where it is a sound that is made."""
@@ -159,7 +161,10 @@ class Renderer:
         return failure
 
     def _by_family(self, family: RendersPictures, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
-        return family.render(self.run.denoiser, self._shot(prompt, geometry, encodings))[0].float().cpu()
+        # The pipeline asks the denoiser by itself, and is to get the answers that training gets.
+        with called_within(self.run.denoiser, self.within):
+            pixels = family.render(self.run.denoiser, self._shot(prompt, geometry, encodings))
+        return pixels[0].float().cpu()
 
     def _shot(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Shot:
         return Shot(
@@ -285,3 +290,30 @@ def _free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def called_within(module: nn.Module, within: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Each call of a module that somebody else makes is inside of ``within``; its answer has the weights' dtype."""
+    import torch
+    from torch.utils._pytree import tree_map_only
+
+    dtype = next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
+    entered: list[ExitStack] = []
+
+    def enter(module: nn.Module, arguments: object) -> None:
+        stack = ExitStack()
+        stack.enter_context(within())
+        entered.append(stack)
+
+    def leave(module: nn.Module, arguments: object, answer: Any) -> Any:
+        entered.pop().close()
+        # Schedulers go on in the dtype of an answer, and what decodes has the weights'.
+        return tree_map_only(torch.Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, answer)
+
+    hooks = (module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 class Run:
     """Everything fixed once a run is assembled. Techniques read it; none writes to it.
 
-    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. requests: asks
-    the run to save, validate, pause, stop or change its rate. jobs: work beside the loop, such as uploads.
+    total_steps: optimizer steps at which the run is finished, whether the run file gave steps or epochs. weights: a
+    digest of the denoiser's own, as they were loaded. requests: asks the run to save, validate, pause, stop or change
+    its rate. jobs: work beside the loop, such as uploads.
     """
 
     config: RunConfig
@@ -47,5 +48,6 @@ class Run:
     draws: Callable[[Batch], Draws]
     total_steps: int
     jobs: Jobs
+    weights: str = ""
     requests: Requests = field(default_factory=Requests)
     progress: Progress = field(default_factory=Progress)

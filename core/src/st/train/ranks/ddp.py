@@ -30,7 +30,7 @@ class Ddp(Group):
         return denoiser
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         self.average_gradients(parameters)

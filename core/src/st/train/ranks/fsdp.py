@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from st.model.inside.blocks import find_blocks
 from st.train.ranks.gathering import whole_weights
-from st.train.ranks.gradients import clip_gradients
+from st.train.ranks.gradients import clip_gradients, norm_of_each
 from st.train.ranks.group import Group
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from st.model.inside.blocks import BlockGroup
-    from st.train.ranks.gradients import ClipOptions
+    from st.train.ranks.gradients import ClipOptions, Norms
     from st.train.ranks.ranks import RanksOptions
 
 
@@ -65,7 +65,14 @@ class Fsdp(Group):
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         self.average_gradients([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
 
-    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+    def adopt(
+        self,
+        denoiser: nn.Module,
+        optimizer: Optimizer,
+        clip: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        assert scaler is None, "fp16 is refused where weights are split"
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         sharded = [one for group in self._groups for one in group if isinstance(one, DTensor)]
         self._stepped = {parameter: nn.Parameter(self.part(parameter)) for parameter in sharded}
@@ -76,16 +83,9 @@ class Fsdp(Group):
         found = zip(optimizer.param_groups, self._groups, strict=True)
         return [{**group, "params": parameters} for group, parameters in found]
 
-    def step(
-        self,
-        optimizer: Optimizer,
-        parameters: Sequence[Tensor],
-        options: ClipOptions,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> Tensor:
-        assert scaler is None, "fp16 is refused where weights are split"
+    def step(self, optimizer: Optimizer, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
         self.synchronise(parameters)
-        norm = self.clip(parameters, options)
+        norms = self.clip(parameters, options)
         for parameter, part in self._stepped.items():
             # Taken anew: fully_shard may have moved a part since, when it was first used.
             part.data = self.part(parameter)
@@ -93,20 +93,26 @@ class Fsdp(Group):
             parameter.grad = None
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norms
 
-    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-        everywhere = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
+        reached = [parameter for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in reached if parameter.grad is not None]
+        split = [isinstance(gradient, DTensor) for gradient in gradients]
+        mine = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+        places = [place for place, parameter in enumerate(parameters) if parameter.grad is not None]
 
-        def total_norm(_: Sequence[Tensor]) -> Tensor:
-            square = _sum_of_squares(sharded, self.device)
+        def norms(gradients: Sequence[Tensor]) -> Tensor:
+            each = norm_of_each(gradients).to(self.device)
+            shared = torch.tensor(split, dtype=torch.bool, device=self.device)
+            # A place for every parameter: whatever a rank's samples reached, all send the same messages.
+            squares = torch.zeros(len(parameters), device=self.device)
+            squares[places] = torch.where(shared, each.square(), 0.0)
             with self._waiting("the norm of gradients"):
-                dist.all_reduce(square)
-            return (square + _sum_of_squares(everywhere, self.device)).sqrt()
+                dist.all_reduce(squares)
+            return torch.where(shared, squares[places].sqrt(), each)
 
-        return clip_gradients([*sharded, *everywhere], options, total_norm)
+        return clip_gradients(reached, mine, options, norms)
 
     def splits(self, parameter: Tensor) -> bool:
         return isinstance(parameter, DTensor)
@@ -193,11 +199,3 @@ def _like(part: Tensor, parameter: DTensor) -> DTensor:
         shape=parameter.shape,
         stride=parameter.stride(),
     )
-
-
-def _sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """() float32; 0 where there is nothing."""
-    filled = [tensor for tensor in tensors if tensor.numel()]
-    if not filled:
-        return torch.zeros((), device=device)
-    return torch.stack([norm.float() for norm in torch._foreach_norm(filled)]).square().sum()

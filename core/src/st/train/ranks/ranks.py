@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from st.model.inside.blocks import BlockGroup
-    from st.train.ranks.gradients import ClipOptions
+    from st.train.ranks.gradients import ClipOptions, Norms
 
 
 ENGINE: StrategyKind[Callable[[torch.device, RanksOptions], Ranks]] = StrategyKind("engine", frozenset({"splits"}))
@@ -61,6 +61,8 @@ class Ranks(ABC):
     """Whether ranks can predict each for itself; False where every prediction needs all of them."""
     gathers: bool = False
     """Whether every rank takes part in collecting what a checkpoint holds."""
+    scaler: torch.amp.GradScaler | None = None
+    """What scales losses before ``backward`` and gradients after it, for fp16."""
 
     @property
     def main(self) -> bool:
@@ -114,42 +116,49 @@ class Ranks(ABC):
         """What to raise in place of an error that came of another rank's end; None for any other."""
         return None
 
-    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+    def adopt(
+        self,
+        denoiser: nn.Module,
+        optimizer: Optimizer,
+        clip: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         """Take over the optimizer, when it and its schedule are built and before the first step.
 
-        The engine may exchange what is in its parameter groups, which stay the same objects.
+        The engine may exchange what is in its parameter groups, which stay the same objects. scaler: for fp16, which
+        engines that split weights are never asked for.
         """
+        self.scaler = scaler
 
     def groups(self, optimizer: Optimizer) -> Sequence[dict[str, Any]]:
         """The optimizer's parameter groups, with the parameters that it was built with."""
         return optimizer.param_groups
 
-    def step(
-        self,
-        optimizer: Optimizer,
-        parameters: Sequence[Tensor],
-        options: ClipOptions,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> Tensor:
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as ``backward`` is to see it."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def step(self, optimizer: Optimizer, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
         """One optimizer step: the mean of gradients over ranks, clipped; they are gone afterwards.
 
-        The L2 norm of that mean before it was clipped, () float. parameters: everything that learns.
+        The L2 norms of that mean before it was clipped. parameters: everything that learns. With a scaler, a step whose
+        gradients are not finite changes nothing but the scale.
         """
         self.synchronise(parameters)
-        if scaler is not None:
+        if self.scaler is not None:
             # After the mean, which spreads what is not finite: all ranks then leave out the same steps.
-            scaler.unscale_(optimizer)
-        norm = self.clip(parameters, options)
-        if scaler is not None:
-            scaler.step(optimizer)
-            scaler.update()
+            self.scaler.unscale_(optimizer)
+        norms = self.clip(parameters, options)
+        if self.scaler is not None:
+            self.scaler.step(optimizer)
+            self.scaler.update()
         else:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return norm
+        return norms
 
-    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Tensor:
-        """Clip gradients in place; their L2 norm as it was before."""
+    def clip(self, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
+        """Clip gradients in place; their L2 norms as they were before."""
         from st.train.ranks.gradients import clip
 
         return clip(parameters, options)
@@ -206,7 +215,7 @@ class Single(Ranks):
         return denoiser
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         pass

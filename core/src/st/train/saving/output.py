@@ -14,32 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from st.errors import OutputUnwritable, Problem, ProblemsFound
-from st.train.saving.differences import Difference, differences
+from st.errors import CheckpointDamaged, OutputUnwritable, ProblemsFound
+from st.jsonfile import read_object
+from st.train.saving.accepting import refused
+from st.train.saving.differences import differences
 from st.train.saving.vault import Vault, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SETTINGS, MANIFEST, LOCK = "run.json", "manifest.json", ".lock"
-
-FREE = frozenset(
-    (
-        "steps",
-        "epochs",
-        "output",
-        "name",
-        "device",
-        "report",
-        "validation",
-        "evaluation",
-        "checkpoint",
-        "ranks",
-        "compile",
-        "metadata",
-    )
-)
-"""Sections and keys that a resumed run may change without being asked: they alter nothing that was trained so far."""
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "pillow")
 
@@ -80,11 +64,15 @@ class OutputFolder:
 
     def settings(self) -> Mapping[str, Any] | None:
         """The settings that the folder's run was started with; None for a new folder."""
-        path = self.directory / SETTINGS
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        settings = self._read(SETTINGS, "it holds the settings that the run was started with")
+        if settings is not None and not isinstance(settings.get("plugins", []), list):
+            raise CheckpointDamaged(f"{str(self.directory / SETTINGS)!r} is damaged: its plugins are no list")
+        return settings
 
     def open(self, settings: Mapping[str, Any], *, resume: bool, accepted: Sequence[str]) -> list[str]:
-        """Check the settings against the folder's and store them; what changed, as lines for the report.
+        """Check the settings against the folder's; what changed, as lines for the report.
+
+        They are stored at once where nothing changed; else by ``record``, once the run has gone on with them.
 
         Raises OutputUnwritable where the folder holds a run and none is to be resumed, and ProblemsFound for every
         changed setting that is neither free to change nor named in ``accepted``.
@@ -97,11 +85,15 @@ class OutputFolder:
                 fix="continue it with --resume, or choose another folder: --output DIR",
             )
         changed = differences(before, settings) if before is not None and resume else []
-        refused = [change for change in changed if not _may_change(change.key, accepted)]
-        if refused:
-            raise ProblemsFound([_refusal(change) for change in refused])
-        write_atomically(self.directory / SETTINGS, json.dumps(settings, indent=1))
+        if problems := refused(changed, accepted):
+            raise ProblemsFound(problems)
+        if not changed:
+            self.record(settings)
         return [f"{change.key} changed from {change.old!r} to {change.new!r} at this resume" for change in changed]
+
+    def record(self, settings: Mapping[str, Any]) -> None:
+        """Store the settings that the folder's run has from here on."""
+        write_atomically(self.directory / SETTINGS, json.dumps(settings, indent=1))
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Write ``manifest.json``: what made this folder."""
@@ -111,9 +103,22 @@ class OutputFolder:
 
     def started(self) -> float:
         """When the folder's run was begun, in seconds since 1970; now, where it was not yet."""
-        path = self.directory / MANIFEST
-        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return float(told.get("started") or now())
+        began = self.manifest().get("started")
+        return float(began) if isinstance(began, (int, float)) and began else now()
+
+    def manifest(self) -> Mapping[str, Any]:
+        """What the folder's run was made of; empty for a new folder. Raises CheckpointDamaged."""
+        return self._read(MANIFEST, "it says what the run was made of") or {}
+
+    def _read(self, name: str, why: str) -> dict[str, Any] | None:
+        path = self.directory / name
+        if not path.exists():
+            return None
+        try:
+            return read_object(path)
+        except (OSError, ValueError) as error:
+            fix = "put back a copy of it, or start again in another folder: --output DIR"
+            raise CheckpointDamaged(f"{str(path)!r} is damaged: {error}", why=why, fix=fix) from error
 
 
 def _sweep(folder: Path) -> None:
@@ -140,21 +145,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _may_change(key: str, accepted: Sequence[str]) -> bool:
-    allowed = {*FREE, *accepted}
-    parts = key.split(".")
-    return any(".".join(parts[: length + 1]) in allowed for length in range(len(parts)))
-
-
-def _refusal(change: Difference) -> Problem:
-    return Problem(
-        change.key,
-        f"{change.key} is {change.new!r}, but this run was started with {change.old!r}",
-        "a resumed run continues exactly only with the settings it was started with",
-        f"set it back, or accept the change: --accept {change.key}",
-    )
 
 
 def now() -> float:

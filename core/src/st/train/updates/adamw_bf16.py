@@ -33,7 +33,8 @@ class AdamWBf16(Optimizer):
     """AdamW (arXiv:1711.05101) over bfloat16 weights; the update is computed in float32 and rounded stochastically.
 
     Nearest rounding would lose every update smaller than 1/256 of its weight. The rounding's random bits are keyed by
-    the step count, so a resumed run repeats them. Raises TypeError for a parameter that is not bfloat16.
+    the step count, so a resumed run repeats them. Weights that are float32, as norms of a family may be, take the same
+    update and are not rounded. Raises TypeError for a parameter of any other dtype.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class AdamWBf16(Optimizer):
             params, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay, "step": 0}
         )
         for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.dtype != torch.bfloat16:
-                raise TypeError(f"adamw_bf16 trains bfloat16 weights, not {parameter.dtype}")
+            if parameter.dtype not in (torch.bfloat16, torch.float32):
+                raise TypeError(f"adamw_bf16 trains bfloat16 and float32 weights, not {parameter.dtype}")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -83,8 +84,10 @@ class AdamWBf16(Optimizer):
         denominator = square.sqrt().div_(correction).add_(group["epsilon"])
         weight.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1 ** group["step"]))
         for targets, values in ((parameters, weight), (means, mean), (squares, square)):
-            rounded = torch.split(round_stochastically(values, generator), [t.numel() for t in targets])
-            torch._foreach_copy_(list(targets), [part.view_as(t) for part, t in zip(rounded, targets, strict=True)])
+            exact = targets[0].dtype == torch.float32
+            whole = values if exact else round_stochastically(values, generator)
+            parts = torch.split(whole, [t.numel() for t in targets])
+            torch._foreach_copy_(list(targets), [part.view_as(t) for part, t in zip(parts, targets, strict=True)])
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -92,13 +95,16 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _chunks(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Runs of parameters on one device with at most CHUNK_ELEMENTS elements; a larger one stands alone."""
+    """Runs of parameters on one device, of one dtype, with at most CHUNK_ELEMENTS elements; a larger one stands
+    alone."""
     chunk: list[Tensor] = []
+    count = 0
     for parameter in parameters:
-        full = chunk and sum(p.numel() for p in chunk) + parameter.numel() > CHUNK_ELEMENTS
-        if chunk and (full or parameter.device != chunk[0].device):
+        unlike = chunk and (parameter.device, parameter.dtype) != (chunk[0].device, chunk[0].dtype)
+        if chunk and (unlike or count + parameter.numel() > CHUNK_ELEMENTS):
             yield chunk
-            chunk = []
+            chunk, count = [], 0
         chunk.append(parameter)
+        count += parameter.numel()
     if chunk:
         yield chunk

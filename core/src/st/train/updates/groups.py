@@ -84,6 +84,9 @@ def check_saved(saved: Mapping[str, Any], groups: Sequence[ParamGroup]) -> None:
         )
 
 
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 def _first(name: str, rules: Sequence[GroupOptions]) -> int | None:
     return next((index for index, rule in enumerate(rules) if fnmatchcase(name, rule.match)), None)
 
@@ -133,13 +136,21 @@ def _listed(groups: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{name or 'unnamed'} ({count})" for name, count in groups)
 
 
-def keep_settings(groups: Sequence[ParamGroup], asked: Sequence[ParamGroup], options: Options) -> None:
-    """Give groups that took over a checkpoint's state the settings of the run file again.
+def settings_of(groups: Sequence[ParamGroup]) -> list[dict[str, Any]]:
+    """What groups hold before the first step, but for weights and tensors: an optimizer's settings and its counters."""
+    return [
+        {name: value for name, value in group.items() if name != "params" and isinstance(value, _PLAIN)}
+        for group in groups
+    ]
 
-    A setting that a user changed and accepted would otherwise be the checkpoint's. asked: the groups as they were
-    built. What an optimizer keeps in its groups and is no option of it, such as counters, stays the checkpoint's.
+
+def use_settings(
+    groups: Sequence[ParamGroup], asked: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+) -> None:
+    """Give groups that took over a checkpoint's state the settings that were changed since, and accepted.
+
+    asked, before: ``settings_of`` the groups as they are built now, and as they were when the checkpoint's run was
+    begun. What both have alike, such as counters, stays the checkpoint's, whatever an optimizer calls its settings.
     """
-    names = {*type(options).model_fields}
-    names |= {"betas"} if "beta1" in names else set()
-    for group, built in zip(groups, asked, strict=True):
-        group.update({name: built[name] for name in names & built.keys()})
+    for group, now, then in zip(groups, asked, before, strict=True):
+        group.update({name: value for name, value in now.items() if name not in then or then[name] != value})

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from st.options import Options
 from st.train.updates.optimizer import OPTIMIZER
+from st.train.updates.rounding import refuse_rounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,8 @@ def build_adamw(groups: Sequence[ParamGroup], options: AdamWOptions) -> Optimize
     """torch's AdamW: fused where the device has it, else over lists of tensors."""
     import torch
 
+    refuse_rounded("adamw", groups)
+
     return torch.optim.AdamW(
         list(groups),
         lr=options.lr,
@@ -83,9 +86,10 @@ def build_adamw(groups: Sequence[ParamGroup], options: AdamWOptions) -> Optimize
 
 
 def build_adamw_bf16(groups: Sequence[ParamGroup], options: AdamWOptions) -> Optimizer:
-    """AdamW whose weights and state are bfloat16, rounded stochastically."""
+    """AdamW over bfloat16 weights, whose state is bfloat16 too, rounded stochastically; others are exact."""
     from st.train.updates.adamw_bf16 import AdamWBf16
 
+    refuse_rounded("adamw_bf16", groups)
     return AdamWBf16(
         list(groups),
         lr=options.lr,
@@ -98,6 +102,8 @@ def build_adamw_bf16(groups: Sequence[ParamGroup], options: AdamWOptions) -> Opt
 def build_sgd(groups: Sequence[ParamGroup], options: SgdOptions) -> Optimizer:
     """torch's SGD."""
     import torch
+
+    refuse_rounded("sgd", groups)
 
     return torch.optim.SGD(
         list(groups),
@@ -112,6 +118,8 @@ def build_sgd(groups: Sequence[ParamGroup], options: SgdOptions) -> Optimizer:
 def build_adafactor(groups: Sequence[ParamGroup], options: AdafactorOptions) -> Optimizer:
     """torch's Adafactor."""
     import torch
+
+    refuse_rounded("adafactor", groups)
 
     return torch.optim.Adafactor(
         list(groups),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from st.errors import StError
+from st.redaction import PLAIN, Redaction
 from st.report.files.picture_files import ENDINGS
 from st.report.tracker import Picture
 
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
     from st.data.geometry import Geometry
     from st.diffusion.sampler import Sampler
+    from st.report.pages import Stage
     from st.report.rendering.asked import ValidationOptions
     from st.report.rendering.prompts import Prompt
     from st.report.rendering.rendering import Encodings, Failure, Predict, Renderer
     from st.report.rendering.shown import Shown
-    from st.report.report import Stage
     from st.train.parts.run import Run
     from st.train.validation.validator import Rendered
 
@@ -33,7 +34,8 @@ class PromptValidator:
     The first time also into ``samples/base``, without the adapter. encodings: by text, for every text of
     ``prompts_to_encode``. predict: how the loop asks the denoiser. weights: entered around rendering, to put the moving
     average in place. spread: ranks share out the pictures; False where every rank must take part in every prediction
-    (sharded weights). A picture that fails is reported and left out. Training is as before.
+    (sharded weights). within: entered around each call of the denoiser by a family's own pipeline. redaction: of
+    what is written of prompts. A picture that fails is reported and left out.
     """
 
     options: ValidationOptions
@@ -42,8 +44,11 @@ class PromptValidator:
     predict: Predict | None = None
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
     spread: bool = True
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+    redaction: Redaction = PLAIN
     _shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     _shown: Shown | None = None
+    _asked: bool = False
 
     def __call__(self, run: Run, *, keep: bool = False) -> tuple[tuple[Picture, ...], tuple[Rendered, ...]]:
         """What is shown; with ``keep`` also what was rendered with the weights in training, all of it on rank 0."""
@@ -52,19 +57,28 @@ class PromptValidator:
 
         if self._shown is None:
             self._shown = references_shown(run)
-        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown)
-        wanted = [(prompt, renderer.geometry(prompt, self.options.frames)) for prompt in self.options.wanted()]
+        first, self._asked = not self._asked, True
+        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown, within=self.within)
+        prompts = self.options.wanted(self.redaction.text)
+        wanted = [(prompt, renderer.geometry(prompt, self.options.frames)) for prompt in prompts]
+        for sentence in dict.fromkeys(capped(run, prompt, geometry) for prompt, geometry in wanted) if first else ():
+            if sentence:
+                run.report.warn(sentence)
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
         pictures: list[Picture] = []
         rendered: list[tuple[int, Rendered]] = []
+        is_all = False
         with untouched(run.denoiser, run.device), ExitStack() as stack:
             if self.options.compare_base and not base_is_there and _disable(run, stack):
-                pictures += self._render(renderer, run, wanted, samples / "base")
+                # The same weights would draw the same pictures.
+                is_all = run.progress.step == 0 and run.adapter.begins_as_base
+                pictures += self._render(renderer, run, wanted, samples / "base", rendered if keep and is_all else None)
                 stack.close()
-            with self.weights():
-                folder = samples / f"step-{run.progress.step:08d}"
-                pictures += self._render(renderer, run, wanted, folder, rendered if keep else None)
+            if not is_all:
+                with self.weights():
+                    folder = samples / f"step-{run.progress.step:08d}"
+                    pictures += self._render(renderer, run, wanted, folder, rendered if keep else None)
         everywhere = run.ranks.collect(rendered) if keep else []
         ordered = sorted((pair for there in everywhere for pair in there), key=lambda pair: pair[0])
         return tuple(pictures), tuple(one for _, one in ordered)
@@ -99,7 +113,7 @@ class PromptValidator:
                     failed += 1
                     _tell(run, f"{prompt.name} {geometry}{suffix}", result)
                 elif writes:
-                    facts = recipe(prompt, str(geometry), self.options.sampler)
+                    facts = self.redaction.data(recipe(prompt, str(geometry), self.options.sampler))
                     file = _save(run, folder / f"{prompt.name}-{geometry}", result, facts)
                     failed += file is None
                     if file is not None and kept is not None:
@@ -128,6 +142,16 @@ def _watching(stage: Stage, prompts: Sequence[Prompt]) -> Callable[[Prompt, int]
         stage.at(min(taken / total, 1.0) * len(prompts))
 
     return on_step
+
+
+def capped(run: Run, prompt: Prompt, geometry: Geometry) -> str:
+    """What is said of a picture that was asked for larger than the model draws; '' of any other."""
+    height, width = prompt.size
+    if not geometry.height or not run.family.geometry.caps(height, width):
+        return ""
+    return (
+        f"{width}x{height} is more than this model draws: pictures are rendered at {geometry.width}x{geometry.height}"
+    )
 
 
 def references_shown(run: Run) -> Shown | None:

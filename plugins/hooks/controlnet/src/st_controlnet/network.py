@@ -151,17 +151,12 @@ def _scaled(further: Mapping[str, Any], strength: float) -> dict[str, Any]:
 
 
 def _opened(kind: Any, folder: str) -> Any:
-    try:
-        if not Path(folder).is_dir():
-            raise FileNotFoundError("there is no such folder")
-        network, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    from st.model.checkpoint.networks import load_network
+
+    if not Path(folder).is_dir():
         raise StError(
             f"adapter.start = {folder!r} is no control network of this model",
-            why=f"{type(error).__name__}: {error}".splitlines()[0],
+            why="there is no such folder",
             fix="name a folder with config.json and diffusion_pytorch_model.safetensors",
-        ) from error
-    if absent := loading["missing_keys"]:
-        # diffusers would train what is missing from random numbers.
-        raise StError(f"adapter.start = {folder!r} lacks {len(absent)} weights, such as {sorted(absent)[0]!r}")
-    return network
+        )
+    return load_network(kind, Path(folder), f"adapter.start = {folder!r}")

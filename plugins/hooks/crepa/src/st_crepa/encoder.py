@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from st import Encoder, GeometryRule, Input, Problem, StError
 from st.errors import ProblemsFound
+from st.model.checkpoint.networks import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,11 +99,9 @@ class FrameFeatures(Encoder):
         import torch
         from transformers import AutoModel
 
-        from st.model.pipelines.quiet import quietly
-
         edge = self.edge
-        with quietly():
-            model: Any = AutoModel.from_pretrained(self.folder, use_safetensors=True, dtype=torch.float32)
+        what = f"crepa.model = {self.options.model!r}"
+        model = load_network(AutoModel, self.folder, what, dtype=torch.float32)
         model = model.to(device).eval().requires_grad_(False)
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from st import StError
 from st.train.ranks.gathering import whole_weights
+from st.train.ranks.gradients import Norms
 from st.train.ranks.group import Group
 
 if TYPE_CHECKING:
@@ -75,7 +76,14 @@ class Zero(Group):
         self.broadcast([parameter for parameter in denoiser.parameters() if parameter.requires_grad])
         return denoiser
 
-    def adopt(self, denoiser: nn.Module, optimizer: Optimizer, clip: ClipOptions) -> None:
+    def adopt(
+        self,
+        denoiser: nn.Module,
+        optimizer: Optimizer,
+        clip: ClipOptions,
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        assert scaler is None, "fp16 is refused where weights are split"
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._refuse_unfit(denoiser)
         with self._waiting("the splitting of weights"):
@@ -96,17 +104,11 @@ class Zero(Group):
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         raise AssertionError("gradients are averaged in backward, and only DeepSpeed has them")
 
-    def step(
-        self,
-        optimizer: Optimizer,
-        parameters: Sequence[Tensor],
-        options: ClipOptions,
-        scaler: torch.amp.GradScaler | None = None,
-    ) -> Tensor:
-        assert scaler is None, "fp16 is refused where weights are split"
+    def step(self, optimizer: Optimizer, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
         with self._waiting("an optimizer step"):
             self._engine.step()
-        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+        norm = self._engine.get_global_grad_norm()
+        return Norms(torch.as_tensor(norm, dtype=torch.float32, device=self.device))
 
     def groups(self, optimizer: Optimizer) -> list[dict[str, Any]]:
         found = zip(optimizer.param_groups, self._groups, strict=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import st
 from st import Problem, hookimpl
+from st.settings.together import kept_in
 from st_optimizers import building
 from st_optimizers.options import (
     AdamW8bitOptions,
@@ -60,7 +61,7 @@ class Optimizers:
             yield from _prodigy_problems(config, options)
         if kind in building.PAGED and config.device == "cpu":
             yield building.paged_on(kind, "cpu").problem()
-        dtype = _kept_in(config)
+        dtype = kept_in(config)
         if kind in building.NEAREST and dtype != "fp32":
             yield building.rounded(kind, dtype).problem()
         if kind in building.SUMMED and isinstance(options, LionOptions | StableAdamWOptions):
@@ -90,10 +91,3 @@ def _prodigy_problems(config: RunConfig, options: ProdigyOptions) -> Iterator[Pr
         what = f"schedule.warmup = {schedule.warmup} does not go with optimizer.safeguard_warmup = false"
         why = "the small rates of the warm-up would make the step size that is found too large"
         yield Problem("schedule.warmup", what, why, "leave optimizer.safeguard_warmup at true, or set warmup to 0")
-
-
-def _kept_in(config: RunConfig) -> str:
-    """The precision that an adapter with an option ``dtype`` keeps its weights in; what others do is seen later."""
-    adapter = config.plain()["adapter"]
-    dtype = str(adapter["dtype"]) if "dtype" in adapter else "fp32"
-    return config.precision if dtype == "precision" else dtype

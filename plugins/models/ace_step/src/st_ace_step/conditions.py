@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from st import Encoder, StError
+from st.model.checkpoint.networks import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -74,9 +75,7 @@ class Conditions(Encoder):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.folder.root(["tokenizer"]) / "tokenizer")
+        return load_tokenizer(self.folder, "tokenizer")
 
     def _encode(self, pipeline: Any, caption: str, facts: Mapping[str, str], device: torch.device) -> Tensor:
         """(L, D) of one song."""

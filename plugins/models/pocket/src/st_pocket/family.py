@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +35,7 @@ TIME_SHIFT = 4.5
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 MLP = ("ff.net.0.proj", "ff.net.2")
+DENOISER = "SD3Transformer2DModel"
 PLACES = 32
 """Squares along the longest picture's edge: positions are a table of PLACES x PLACES."""
 
@@ -65,7 +67,8 @@ class PocketOptions(Options):
         # Compared with the defaults, not with what was written: a saved run's settings name every option.
         moot = [name for name in ("size", "seed") if getattr(self, name) != type(self).model_fields[name].default]
         if self.checkpoint and moot:
-            raise ValueError(f"{' and '.join(moot)} have no effect on a checkpoint; delete them, or the checkpoint")
+            have, it = ("has", "it") if len(moot) == 1 else ("have", "them")
+            raise ValueError(f"{' and '.join(moot)} {have} no effect on a checkpoint; delete {it}, or the checkpoint")
         return self
 
 
@@ -96,20 +99,37 @@ class Pocket(ModelFamily[PocketOptions]):
     def text_encoders(self) -> Sequence[Encoder]:
         return (HashedWords(WORD_BUDGET, WORD_WIDTH),)
 
+    def check_files(self) -> None:
+        """Raises StError where the checkpoint is no denoiser that a full training of pocket saved."""
+        folder = self.options.checkpoint
+        if not folder:
+            return
+        fix = 'Name the model/ folder that a run with [adapter] kind = "full" wrote.'
+        try:
+            settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            why = "There is no config.json in that folder." if Path(folder).is_dir() else "There is no such folder."
+            raise StError(f"model.checkpoint = {folder!r} holds no denoiser.", why=why, fix=fix) from error
+        except (OSError, ValueError) as error:
+            raise StError(f"model.checkpoint = {folder!r}: config.json cannot be read: {error}", fix=fix) from error
+        found = settings.get("_class_name") if isinstance(settings, dict) else None
+        if found != DENOISER or settings.get("in_channels") != SpaceToDepth(EDGE).depth:
+            channels = "" if found != DENOISER else f" of {settings.get('in_channels')} channels"
+            raise StError(
+                f"model.checkpoint = {folder!r} is no denoiser of pocket.",
+                why=f"It holds {found or 'no model'}{channels}.",
+                fix=fix,
+            )
+
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         from diffusers import SD3Transformer2DModel
         from torch import nn
 
+        self.check_files()
         folder = self.options.checkpoint
         if not folder:
             # The class's own ``to`` warns about the layers that it keeps in float32, of which there are none.
             return nn.Module.to(self._random_denoiser(), device=device, dtype=dtype).eval()
-        if not (Path(folder) / "config.json").is_file():
-            raise StError(
-                f"model.checkpoint = {folder!r} holds no denoiser.",
-                why="There is no config.json in that folder.",
-                fix='Name the model/ folder that a run with [adapter] kind = "full" wrote.',
-            )
         saved: Any = SD3Transformer2DModel  # diffusers' loader is not typed
         denoiser: nn.Module = saved.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
         return denoiser.to(device).eval()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from st import Encoder, Input
+from st.model.checkpoint.networks import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -84,12 +85,7 @@ class Tokens(Encoder):
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[Encode]:
-        from transformers import AutoTokenizer
-
-        root = self.folder.root(TOKENIZERS)
-        tokenizers = {
-            name.replace("tokenizer", "tokens"): AutoTokenizer.from_pretrained(root / name) for name in TOKENIZERS
-        }
+        tokenizers = {name.replace("tokenizer", "tokens"): load_tokenizer(self.folder, name) for name in TOKENIZERS}
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
             texts = [one.caption or "" for one in inputs]

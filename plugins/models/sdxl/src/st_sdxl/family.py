@@ -30,11 +30,15 @@ HALVES = ("down_blocks", "mid_block", "up_blocks")
 """Parts of the U-Net, in the order in which they run."""
 
 
+UNCONDITIONAL_SCORE = 2.5
+"""The score that the refiner's pipeline tells its unconditional branch (negative_aesthetic_score)."""
+
+
 class Sdxl(PipelineFamily[SdxlOptions]):
     """Stable Diffusion XL: base and refiner.
 
-    Podell et al. 2023, arXiv:2307.01952. The U-Net is told the size that a picture was resized to, where it was
-    cropped, and what was left; all of it is zero where the caption was dropped.
+    Podell et al. 2023, arXiv:2307.01952. The U-Net is told the size of a picture's file, where the resized picture was
+    cropped, and what was left; also where the caption was dropped, as the pipeline tells its unconditional branch.
     """
 
     Options: ClassVar[type[SdxlOptions]] = SdxlOptions
@@ -232,15 +236,16 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         check_checkpoint(self.folder, self.options)
 
     def _time_ids(self, batch: Batch) -> Tensor:
-        """What the U-Net is told beside the caption, (B, 6), or (B, 5) for a refiner; zeros without a caption."""
+        """What the U-Net is told beside the caption, (B, 6), or (B, 5) for a refiner."""
         import torch
 
         told = [batch.extras["original_size"], batch.extras["crop"]]
         if self.options.is_refiner:
-            told.append(torch.full_like(told[0][:, :1], self.options.aesthetic_score, dtype=torch.float32))
+            captioned = batch.conditions["captioned"].float()
+            told.append(captioned * self.options.aesthetic_score + (1 - captioned) * UNCONDITIONAL_SCORE)
         else:
             told.append(batch.extras["target_size"])
-        return torch.cat([one.float() for one in told], dim=1) * batch.conditions["captioned"]
+        return torch.cat([one.float() for one in told], dim=1)
 
     def _zeros(self) -> bool:
         """Whether the pipeline's users get zeros where they give no negative prompt."""

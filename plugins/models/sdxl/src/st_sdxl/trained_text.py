@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from st.model.checkpoint.networks import check_config, load_component
+
 if TYPE_CHECKING:
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
@@ -55,13 +57,7 @@ class UnetWithText(nn.Module):
 
 def load_text_encoder(folder: CheckpointFolder, component: str, dtype: torch.dtype) -> nn.Module:
     """One text encoder with its weights."""
-    import transformers
-
-    kind: Any = getattr(transformers, folder.components()[component])
-    root = folder.root([component])
-    loaded: nn.Module = kind.from_pretrained(
-        root / component, dtype=dtype, variant=folder.variant or None, use_safetensors=True
-    )
+    loaded: nn.Module = load_component(folder, component, dtype)
     return loaded
 
 
@@ -70,6 +66,7 @@ def text_modules(folder: CheckpointFolder, component: str) -> list[str]:
     import transformers
 
     kind: Any = getattr(transformers, folder.components()[component])
+    check_config(folder.root([component]) / component, f"model.checkpoint = {folder.location!r}")
     with torch.device("meta"):
         encoder: nn.Module = kind(kind.config_class(**folder.config(component)))
     return [path for path, _ in encoder.named_modules()]

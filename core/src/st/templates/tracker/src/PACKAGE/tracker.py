@@ -1,14 +1,8 @@
 """CLASS: every metric of a run as a line of one table."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import st
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from io import TextIOWrapper
 
 
 class CLASS(st.Tracker):
@@ -21,11 +15,14 @@ class CLASS(st.Tracker):
     options: Options
 
     def start(self, run: st.RunInfo) -> None:
-        self.table: TextIOWrapper = (run.directory / self.options.file).open("a", encoding="utf-8")
+        file = run.directory / self.options.file
+        rows = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+        self.table = file.open("w", encoding="utf-8")
+        # Later steps are taken again.
+        self.table.writelines(row for row in rows if int(row.partition(",")[0]) <= run.step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.table.write(f"{step},{name},{value}\n")
+        self.table.writelines(f"{step},{name},{value}\n" for name, value in metrics.items())
 
     def finish(self, outcome: st.Outcome) -> None:
         self.table.close()

@@ -1,0 +1,148 @@
+"""Networks: the parts of a checkpoint, loaded whole or not at all, and without running any code that lies in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from st.errors import StError
+from st.jsonfile import read_object
+from st.model.checkpoint.quiet import quietly
+
+if TYPE_CHECKING:
+    import torch
+
+    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
+
+MOST_LAYERS = 1000
+"""More layers than any network has; a configuration that says so would be built for minutes before it fails."""
+
+_LAYERS = re.compile(r"(num_|n_)?(\w+_)?(layers|blocks|depth)(_\w+)?")
+
+
+def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | None = None, variant: str = "") -> Any:
+    """A network of diffusers or transformers with all of its weights.
+
+    kind: its class. what: for messages, "model.checkpoint = 'x': its 'vae'". variant: of its files, where it has such.
+    Raises StError for weights that are missing or not finite, and for whatever a configuration or a file has that no
+    network of this kind can be made of.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    from st.model.checkpoint.soundness import require_numbers
+
+    check_config(folder, what)
+    chosen = variant if variant and any(f".{variant}." in path.name for path in folder.glob("*.safetensors")) else None
+    given = {**_untrusted(kind), **({} if dtype is None else {"dtype": dtype})}
+    # What a foreign configuration makes a constructor raise is anything; a device that is full is no fault of it.
+    foreign = (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+    )
+    try:
+        with quietly():
+            network, loading = kind.from_pretrained(
+                folder, variant=chosen, use_safetensors=True, output_loading_info=True, **given
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (*foreign, SafetensorError) as error:
+        raise _unusable(what, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    if absent := sorted(loading["missing_keys"]):
+        # They would be made up of random numbers.
+        raise _unusable(what, f"{len(absent)} of its weights are not there, such as {absent[0]!r}")
+    if dtype != torch.float16:
+        # Numbers that are fine in the file may not be in float16; what that spoils is named where it is computed.
+        require_numbers(network, what)
+    return network
+
+
+def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> Any:
+    """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError."""
+    from torch import nn
+
+    kind = component_class(folder, name)
+    place, what = folder.root([name]) / name, f"model.checkpoint = {folder.location!r}: its {name!r}"
+    if isinstance(kind, type) and issubclass(kind, nn.Module):
+        return load_network(kind, place, what, dtype=dtype, variant=folder.variant)
+    return _load_plain(kind, place, what)
+
+
+def load_tokenizer(folder: CheckpointFolder, name: str) -> Any:
+    """A checkpoint's tokenizer, of whatever class. Raises StError for one that only its own code could make."""
+    from transformers import AutoTokenizer
+
+    place = folder.root([name]) / name
+    return _load_plain(AutoTokenizer, place, f"model.checkpoint = {folder.location!r}: its {name!r}")
+
+
+def component_class(folder: CheckpointFolder, name: str) -> Any:
+    """The class of a part, which is one of diffusers or transformers. Raises StError for any other."""
+    import diffusers
+    import transformers
+
+    entry = folder.index().get(name)
+    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    home = homes.get(str(library)) or getattr(diffusers.pipelines, str(library), None)
+    found = getattr(home, str(kind), None) if home is not None else None
+    if found is None or not hasattr(found, "from_pretrained"):
+        raise StError(
+            f"model.checkpoint = {folder.location!r}: its {name!r} is {kind!r} of {library!r}, which is not known",
+            why="only classes of diffusers and transformers are loaded",
+            fix="name another checkpoint, or update these libraries",
+        )
+    return found
+
+
+def check_config(folder: Path, what: str) -> None:
+    """Raises StError for a configuration that cannot be read, or that asks for more layers than there can be."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    try:
+        config = read_object(file)
+    except (OSError, ValueError) as error:
+        raise _unusable(what, f"{file.name}: {error}") from error
+    for name, value in _leaves(config):
+        if isinstance(value, int) and value > MOST_LAYERS and _LAYERS.fullmatch(name):
+            raise _unusable(what, f"{file.name} says {name} = {value}, and no network has more than {MOST_LAYERS}")
+
+
+def _load_plain(kind: Any, folder: Path, what: str) -> Any:
+    """Something without weights. Nothing that lies in the folder is run, and nobody is asked whether it may be."""
+    try:
+        with quietly():
+            return kind.from_pretrained(folder, **_untrusted(kind))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError) as error:
+        raise _unusable(what, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+
+def _untrusted(kind: Any) -> dict[str, bool]:
+    """transformers asks on the terminal where this is left open; diffusers takes its own classes only."""
+    return {"trust_remote_code": False} if str(kind.__module__).startswith("transformers") else {}
+
+
+def _leaves(value: Any, name: str = "") -> Any:
+    """(name, value) of everything in a configuration, those in lists under the list's name."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _leaves(inner, name)
+    else:
+        yield name, value
+
+
+def _unusable(what: str, why: str) -> StError:
+    return StError(f"{what} cannot be used", why=why, fix="load it again from where it came from, or name another")
