@@ -76,8 +76,9 @@ def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tu
     """A run whose denoiser has the published size, or the tiny one of the family."""
     from st.report.report import Report
     from st.settings.assembly import assemble
+    from st.train.beside.requests import Requests
     from st.train.ranks.ranks import Single
-    from st.train.stages import load_model
+    from st.train.start import load_model
 
     owner = {"quanto": "quanto", "torchao": "torchao", "bnb": "bitsandbytes"}
     more = f"[recompute]\nevery = {int(case.recompute)}\n[compile]\nblocks = {str(case.compiled).lower()}\n"
@@ -101,7 +102,7 @@ def _assembled(case: Case, folder: Path, device: torch.device, tiny: bool) -> tu
     if not tiny:
         family.load_denoiser = lambda device, dtype: _real(case.family, device, dtype)
     loader: Any = None
-    run = load_model(config, plugins, loader, Single(device), Report.silent())
+    run = load_model(config, plugins, loader, Single(device), Report.silent(), requests=Requests())
     return run, plugins
 
 
@@ -175,8 +176,8 @@ def _steps(run: Run, plugins: Any) -> Callable[[Batch, int], object]:
     def take(batch: Batch, number: int) -> object:
         batch = replace(batch, indices=tuple(number * len(batch.keys) + place for place in range(len(batch.keys))))
         noised = step.noise(batch, run.draws(batch))
-        losses = step.loss(step.predict(noised, batch), noised, batch)
-        run.ranks.backward(losses.total)
+        with step.scope(noised, batch):
+            step.backward(step.loss(step.predict(noised, batch), noised, batch), 1)
         run.progress.step += 1
         return step.update()
 

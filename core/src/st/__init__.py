@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from st.model.inside.blocks import Layer as Layer
     from st.model.inside.blocks import Proceed as Proceed
     from st.model.inside.blocks import TokenStream as TokenStream
+    from st.model.inside.placement import Placement as Placement
+    from st.model.inside.terms import ModuleTap as ModuleTap
     from st.model.inside.token_grid import token_grid as token_grid
     from st.model.pipelines.modular_family import ModularFamily as ModularFamily
     from st.model.pipelines.pipeline_codec import PipelineCodec as PipelineCodec
@@ -97,6 +99,8 @@ if TYPE_CHECKING:
     from st.settings.config import RunConfig as RunConfig
     from st.train.beside.jobs import Jobs as Jobs
     from st.train.beside.requests import Requests as Requests
+    from st.train.parts.learner import Learner as Learner
+    from st.train.parts.networks import Network as Network
     from st.train.parts.run import Run as Run
     from st.train.parts.step import Step as Step
     from st.train.parts.step import StepWrapper as StepWrapper
@@ -203,6 +207,8 @@ _MODULES = {
         "Proceed",
         "TokenStream",
     ),
+    "st.model.inside.placement": ("Placement",),
+    "st.model.inside.terms": ("ModuleTap",),
     "st.model.inside.token_grid": ("token_grid",),
     "st.model.pipelines.modular_family": ("ModularFamily",),
     "st.model.pipelines.pipeline_codec": ("PipelineCodec",),
@@ -245,6 +251,8 @@ _MODULES = {
     "st.settings.config": ("RunConfig",),
     "st.train.beside.jobs": ("Jobs",),
     "st.train.beside.requests": ("Requests",),
+    "st.train.parts.learner": ("Learner",),
+    "st.train.parts.networks": ("Network",),
     "st.train.parts.run": ("Run",),
     "st.train.parts.step": (
         "Step",

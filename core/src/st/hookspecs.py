@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from st.data.dataset import DatasetConfig
     from st.data.encoder import Encoder
     from st.data.sample import Sample
+    from st.diffusion.objective import Objective
     from st.errors import Problem
     from st.model.family import ModelFamily
     from st.model.inside.blocks import BlockMiddleware
+    from st.model.inside.placement import Placement
     from st.progress import Checkpoint, Outcome
     from st.registrar import Registrar
     from st.report.report import Report
     from st.report.stats import StepStats
     from st.settings.config import RunConfig
+    from st.train.parts.learner import Learner
+    from st.train.parts.networks import Network
     from st.train.parts.run import Run
     from st.train.parts.step import StepWrapper
 
@@ -88,11 +92,49 @@ def st_encoders(config: RunConfig, family: ModelFamily[Any]) -> Sequence[Encoder
 
 
 @hookspec
+def st_texts(config: RunConfig, family: ModelFamily[Any]) -> Iterable[str] | None:
+    """Have further texts encoded: the empty caption, a negative, a phrase to learn from.
+
+    Called before anything is loaded, by every command that encodes, trains or looks after the cache; the answer depends
+    on nothing but the arguments. They are cached like captions, and arrive in ``run.encodings``, by text, as conditions
+    for ``run.ask``.
+    """
+
+
+@hookspec
+def st_placement(config: RunConfig, family: ModelFamily[Any]) -> Placement | None:
+    """Bring the weights of blocks in when they compute, and send them away after.
+
+    Called once, before the denoiser is loaded, which is then loaded into memory of the host. One plugin answers; two
+    stop the run, and so does an engine that splits weights.
+    """
+
+
+@hookspec
+def st_objective(run: Run, objective: Objective) -> Objective | None:
+    """Change what is asked of the denoiser and how its answer is scored: times, target, weighting, distance, noise.
+
+    Called once, when the denoiser is loaded. Answers a changed copy (``dataclasses.replace``) of the objective, which
+    plugins before have changed. A plugin that replaces what another has replaced builds on it (holds it), or the run is
+    stopped, naming both; so it is where the objective contradicts itself, or the path is another.
+    """
+
+
+@hookspec
 def st_denoiser_loaded(run: Run) -> None:
     """Change the denoiser's structure.
 
     Called once, when weights are loaded and quantized and before the adapter is attached: ``run.denoiser`` may be
     edited in place; ``run.adapter`` is not attached yet.
+    """
+
+
+@hookspec
+def st_networks(run: Run) -> Iterable[Network] | None:
+    """Bring networks beside the denoiser: a teacher, an average of the student, a judge of pictures.
+
+    Called once, when the adapter is attached, and before a checkpoint is read, blocks are surrounded and sharded: a
+    copy of ``run.denoiser`` is the student as it began. They are in ``run.networks``, and ``run.ask`` asks them.
     """
 
 
@@ -109,11 +151,20 @@ def st_block_middleware(run: Run) -> BlockMiddleware | Sequence[BlockMiddleware]
 
 @hookspec
 def st_parameters(run: Run) -> Iterable[ParamGroup] | None:
-    """Train further parameters: projection heads, discriminators.
+    """Train further parameters with the denoiser's adapter, by its loss and its optimizer: projection heads.
 
     Called once, before the optimizer is built. Answers groups as torch optimizers take them (``params``, optionally
     ``lr``, ``weight_decay``, ``name``). The plugin saves them itself: ``state_dict`` and ``load_state_dict`` on the
     plugin.
+    """
+
+
+@hookspec
+def st_learners(run: Run) -> Iterable[Learner] | None:
+    """Train something besides the denoiser's adapter, with an optimizer of its own.
+
+    Called once, after ``st_parameters``. Each learner has a module, and learns from its loss in ``Losses.learners``
+    alone. The core shards, saves and restores it, and reports ``learner/NAME/loss``, ``/lr`` and ``/grad_norm``.
     """
 
 

@@ -10,6 +10,7 @@ from st.testing import DataBackendTests, HookPluginTests, TrackerTests, not_appl
 from st.testing.runs import write_photos
 
 PLUGINS = Path(__file__).with_name("plugins")
+TECHNIQUES = Path(__file__).parents[1] / "train" / "techniques"
 QUIET = f"{PLUGINS / 'quiet_tracker.py'}:QuietTracker"
 
 
@@ -24,6 +25,18 @@ class TestQuietTracker(TrackerTests):
 
 class TestDrift(HookPluginTests):
     plugin = f"{PLUGINS / 'drift.py'}:Drift"
+
+
+class TestDistilling(HookPluginTests):
+    plugin = f"{TECHNIQUES / 'distilling.py'}:Distilling"
+
+
+class TestGates(HookPluginTests):
+    plugin = f"{TECHNIQUES / 'gates.py'}:Gates"
+
+
+class TestSwapping(HookPluginTests):
+    plugin = f"{TECHNIQUES / 'swapping.py'}:Swapping"
 
 
 class TestFolderBackend(DataBackendTests):

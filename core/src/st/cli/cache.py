@@ -119,9 +119,11 @@ def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     from st.report.report import Report
     from st.train.sources import origins
     from st.train.stages import read_data
+    from st.train.start import technique_texts
 
     sets = read_data(config, active, Report.silent())
-    return needed_keys(sets, origins(config, active), cache, prompts_to_encode(config.validation))
+    texts = [*prompts_to_encode(config.validation), *technique_texts(config, active)]
+    return needed_keys(sets, origins(config, active), cache, texts)
 
 
 def _megabytes(size_bytes: int) -> str:

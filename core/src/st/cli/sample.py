@@ -38,7 +38,7 @@ def sample(
     from st.report.files.picture_files import save_picture
     from st.report.rendering.prompts import PromptOptions, check_facts, recipe, sized, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
-    from st.train.assembly import computing, predictor
+    from st.train.parts.networks import computing
     from st.train.reopening import open_run
     from st.train.validation.untouched import untouched
     from st.train.validation.validation import capped, references_shown
@@ -54,8 +54,8 @@ def sample(
     shown = references_shown(opened)
     if problem := unsuited("--prompt", len(one.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
-    asks, within = predictor(opened), partial(computing, opened)
-    renderer = Renderer(opened, sampler.build(sampler.options()), asks, shown=shown, within=within)
+    within = partial(computing, opened)
+    renderer = Renderer(opened, sampler.build(sampler.options()), opened.ask, shown=shown, within=within)
     geometry = renderer.geometry(one, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
     check_facts([one], encoders)

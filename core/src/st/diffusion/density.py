@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from st.diffusion.path import DiscretePath
 from st.registrar import StrategyKind
@@ -30,6 +30,15 @@ class Density(Protocol):
     shifted: ClassVar[bool]
 
     def __call__(self, draws: Draws) -> Tensor: ...
+
+
+@runtime_checkable
+class AfterShift(Protocol):
+    """A density of times that are shifted already, such as those that a part of a model is asked at."""
+
+    def shifted_by(self, k: float) -> Density:
+        """The density for latents whose times are shifted by ``k``."""
+        ...
 
 
 def default_density(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from st.diffusion.density import AfterShift
 from st.diffusion.noise import NoiseOptions, draw_noise, perturb
 from st.diffusion.path import DiscretePath, Mix, determinant
 from st.diffusion.shift import shift, unshifted
@@ -60,14 +61,21 @@ class Noised:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """samples: (B,) weighted loss of each sample, float32. terms: further scalars by name, already weighted."""
+    """samples: (B,) weighted loss of each sample, float32. terms: further scalars by name, already weighted.
+
+    learners: scalars that further learners learn from, by their names; the rest is the first's. steps: whether the
+    first learner takes its step with these; False where a step is another's alone. All microbatches of a step, on all
+    ranks, have losses of the same learners.
+    """
 
     samples: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    learners: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: bool = True
 
     @property
     def total(self) -> Tensor:
-        """The scalar to differentiate: the samples' mean plus every term."""
+        """The scalar that the first learner learns from: the samples' mean plus every term."""
         total = self.samples.mean()
         for term in self.terms.values():
             total = total + term
@@ -77,6 +85,11 @@ class Losses:
         """The same losses with one more weighted scalar. A name is used once."""
         assert name not in self.terms, f"two techniques add a loss term named {name!r}"
         return replace(self, terms={**self.terms, name: term})
+
+    def teaching(self, name: str, loss: Tensor) -> Losses:
+        """The same losses with one of a further learner."""
+        assert name not in self.learners, f"two techniques give a loss to the learner {name!r}"
+        return replace(self, learners={**self.learners, name: loss})
 
 
 class MaskOptions(Options):
@@ -114,8 +127,9 @@ class Objective:
 
     def times(self, latents: Tensor, draws: Draws) -> Tensor:
         """The times of a batch, (B,) float32: drawn, shifted, and moved onto the path's table if it has one."""
-        t = self.density(draws)
-        if self.density.shifted:
+        density = self.density.shifted_by(self.shift(latents)) if isinstance(self.density, AfterShift) else self.density
+        t = density(draws)
+        if density.shifted:
             t = shift(t, self.shift(latents))
         return self.path.snap(t) if isinstance(self.path, DiscretePath) else t
 

@@ -77,6 +77,15 @@ class Plugins:
         """Trackers by name, made and not started."""
         return {plugin.name: plugin.instance for plugin in self.active if plugin.kind == "trackers"}
 
+    def functions(self, hook: str, **arguments: Any) -> list[tuple[str, Callable[[Any], Any]]]:
+        """(plugin name, function) of each plugin that implements a hook, whose last argument is still to be given."""
+        found: list[tuple[str, Callable[[Any], Any]]] = []
+        for one in reversed(getattr(self.pm.hook, hook).get_hookimpls()):
+            given = {name: arguments[name] for name in one.argnames if name in arguments}
+            last = [name for name in one.argnames if name not in arguments]
+            found.append((one.plugin_name, partial(_given, one.function, given, last)))
+        return found
+
     def answers(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """(plugin name, answer) of each active plugin that has one, in the order of the plugin list.
 
@@ -325,6 +334,10 @@ class Activation:
     def _listed_at(self, name: str) -> Location:
         listed = self.reader.at(("plugins",))
         return ("plugins", listed.index(name)) if isinstance(listed, list) and name in listed else ("plugins",)
+
+
+def _given(function: Callable[..., Any], given: Mapping[str, Any], last: Sequence[str], value: Any) -> Any:
+    return function(**given, **dict.fromkeys(last, value))
 
 
 def bare_name(name: str) -> str:

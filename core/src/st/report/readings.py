@@ -38,9 +38,9 @@ class Reading:
     """Some steps in a row. step: the last of them. losses: one mean per step. metrics: means over the steps, by name.
 
     ``loss``, ``term/NAME``, ``dataset/NAME`` (its microbatches' loss), ``grad_norm``, ``lr`` (``lr/0``, ``lr/1`` where
-    groups differ), ``optimizer/NAME`` (after the last step), ``skipped_steps`` (for fp16: how many of them were left
-    out), ``seconds/step`` and ``seconds/STAGE``, ``data_wait`` (share of the step's time), ``samples_per_second`` (of
-    all ranks), ``epoch``.
+    groups differ), ``learner/NAME/loss``, ``/grad_norm`` and ``/lr`` of further learners, ``optimizer/NAME`` (after the
+    last step), ``skipped_steps`` (for fp16: how many of them were left out), ``seconds/step`` and ``seconds/STAGE``,
+    ``data_wait`` (share of the step's time), ``samples_per_second`` (of all ranks), ``epoch``.
     """
 
     step: int
@@ -99,6 +99,9 @@ class _Row:
     losses: list[float]
     terms: dict[str, list[float]]
     grad_norm: float | None
+    learners: dict[str, list[float]]
+    norms: dict[str, float]
+    """Of further learners, by name."""
 
     @property
     def has_broken_gradients(self) -> bool:
@@ -111,13 +114,21 @@ class _Row:
 
     def spoiled(self, *, skips_allowed: bool) -> Spoiled | None:
         each = len(self.stats.keys) // max(1, len(self.losses))  # a step's microbatches are of one size
-        for place, loss in enumerate(self.losses):
+        for place, loss in [
+            *enumerate(self.losses),
+            *(one for held in self.learners.values() for one in enumerate(held)),
+        ]:
             if not math.isfinite(loss):
                 keys = tuple(self.stats.keys[place * each : (place + 1) * each])
                 return Spoiled(self.step, f"the loss of step {self.step} is {loss}", keys)
+        update = self.stats.update
+        for name, norm in self.norms.items():
+            if not math.isfinite(norm) and update is not None:
+                told = update.others[name].broken
+                what = f"the gradient of learner {name!r} at step {self.step} is not finite"
+                return Spoiled(self.step, what, tuple(self.stats.keys), tuple(told()) if told is not None else ())
         if not self.has_broken_gradients or (self.skipped and skips_allowed):
             return None
-        update = self.stats.update
         weights = tuple(update.broken()) if update is not None and update.broken is not None else ()
         what = f"the gradient of step {self.step} is not finite"
         return Spoiled(self.step, what, tuple(self.stats.keys), weights)
@@ -130,13 +141,22 @@ def _tensors(stats: StepStats) -> Iterator[Tensor]:
         yield from terms
     if stats.update is not None and stats.update.grad_norm is not None:
         yield stats.update.grad_norm
+    for losses in stats.learners.values():
+        yield from losses
+    for other in stats.update.others.values() if stats.update is not None else ():
+        if other.grad_norm is not None:
+            yield other.grad_norm
 
 
 def _row(step: int, stats: StepStats, values: Iterator[float]) -> _Row:
     losses = [next(values) for _ in stats.losses]
     terms = {name: [next(values) for _ in tensors] for name, tensors in stats.terms.items()}
     has_norm = stats.update is not None and stats.update.grad_norm is not None
-    return _Row(step, stats, losses, terms, next(values) if has_norm else None)
+    norm = next(values) if has_norm else None
+    learners = {name: [next(values) for _ in tensors] for name, tensors in stats.learners.items()}
+    others = stats.update.others if stats.update is not None else {}
+    norms = {name: next(values) for name, other in others.items() if other.grad_norm is not None}
+    return _Row(step, stats, losses, terms, norm, learners, norms)
 
 
 def _numbers(scalars: Sequence[Tensor], mean: Mean | None) -> list[float]:
@@ -163,6 +183,12 @@ def _parts(rows: Sequence[_Row]) -> dict[str, float]:
             parts.setdefault(f"term/{name}", []).extend(values)
         for name, loss in zip(row.stats.datasets, row.losses, strict=True):
             parts.setdefault(f"dataset/{name}", []).append(loss)
+        for name, values in row.learners.items():
+            parts.setdefault(f"learner/{name}/loss", []).extend(values)
+        for name, norm in row.norms.items():
+            parts.setdefault(f"learner/{name}/grad_norm", []).append(norm)
+        for name, other in row.stats.update.others.items() if row.stats.update is not None else ():
+            parts.setdefault(f"learner/{name}/lr", []).append(max(other.learning_rates))
     return {name: _mean(values) for name, values in parts.items()}
 
 
@@ -174,7 +200,9 @@ def _updates(rows: Sequence[_Row]) -> dict[str, float]:
     if any(row.stats.update is not None and row.stats.update.scaled for row in rows):
         metrics["skipped_steps"] = float(sum(row.skipped for row in rows))
     update = rows[-1].stats.update
-    rates = update.learning_rates if update is not None else ()
+    # A step that was another learner's alone has no rates of the first.
+    every = [row.stats.update.learning_rates for row in rows if row.stats.update is not None]
+    rates = next((one for one in reversed(every) if one), ())
     if len(set(rates)) == 1:
         metrics["lr"] = rates[0]
     elif rates:

@@ -18,7 +18,8 @@ class UpdateStats:
 
     metrics: further numbers of the optimizer, asked for when the report reads. broken: names of the weights whose
     gradients were not finite, asked only where the norm is not. scaled: the loss was scaled for fp16, so a step whose
-    norm is not finite was left out and lowered the scale.
+    norm is not finite was left out and lowered the scale. others: of further learners
+    that stepped too, by name.
     """
 
     grad_norm: Tensor | None
@@ -26,6 +27,7 @@ class UpdateStats:
     metrics: Callable[[], Mapping[str, float]] | None = None
     broken: Callable[[], Sequence[str]] | None = None
     scaled: bool = False
+    others: Mapping[str, UpdateStats] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class StepStats:
 
     losses: list[Tensor] = field(default_factory=list)
     terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    learners: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Losses of further learners, by name."""
     datasets: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     samples: int = 0
@@ -50,6 +54,8 @@ class StepStats:
         self.losses.append(losses.total.detach())
         for name, term in losses.terms.items():
             self.terms.setdefault(name, []).append(term.detach())
+        for name, loss in losses.learners.items():
+            self.learners.setdefault(name, []).append(loss.detach())
         self.datasets.append(batch.dataset)
         self.keys.extend(batch.keys)
         self.samples += len(batch.keys)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.hooks import ValidatorTests as ValidatorTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
+    from st.testing.placements import PlacementTests as PlacementTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
@@ -39,6 +40,7 @@ _HOME = {
     "Judge": "st.testing.subjects.judge",
     "ModelFamilyTests": "st.testing.family",
     "OptimizerTests": "st.testing.updates",
+    "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
     "ScheduleTests": "st.testing.updates",
     "TinyFamily": "st.testing.subjects.tiny",

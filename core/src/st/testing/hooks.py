@@ -41,6 +41,13 @@ class HookPluginTests(PluginTests):
 
         assert resumed.weights() == straight.weights()
 
+    def test_a_resumed_run_has_the_same_state(self, tiny_run: TinyRunner) -> None:
+        straight = tiny_run(plugins=[self.plugin], text=self.settings, steps=4)
+        first = tiny_run(plugins=[self.plugin], text=self.settings, steps=2)
+        resumed = tiny_run(plugins=[self.plugin], text=self.settings, steps=4, resume=first)
+
+        assert resumed.state() == straight.state()
+
 
 PICTURES = """
 [validation]

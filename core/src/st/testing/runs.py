@@ -93,6 +93,17 @@ class TinyRun:
         grave = [event for event in self.events() if event.get("kind") in ("warning", "error")]
         return [event["text"] for event in grave if about in event["text"]]
 
+    def state(self) -> dict[str, bytes]:
+        """The tensors of the last checkpoint, byte for byte: optimizers, learners, networks, plugins."""
+        from safetensors.torch import load_file
+
+        newest = max((self.directory / "checkpoints").glob("step-*"))
+        return {
+            f"{file.stem}/{name}": tensor.view(-1).contiguous().numpy().tobytes()
+            for file in sorted((newest / "state").glob("*.safetensors"))
+            for name, tensor in load_file(file).items()
+        }
+
     def weights(self) -> dict[str, bytes]:
         """The trained tensors, byte for byte."""
         from safetensors import safe_open

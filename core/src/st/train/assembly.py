@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,9 @@ from st.errors import ProblemsFound, StError
 from st.model.checkpoint.soundness import require_numbers
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
+from st.train.learning.learners import Together, Updater, build_learners
+from st.train.learning.networks import add_networks
+from st.train.parts.networks import PRECISIONS
 from st.train.parts.step import Step
 from st.train.saving.state import read_state
 from st.train.updates.average import Average
@@ -21,16 +23,16 @@ from st.train.updates.schedule import without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from st.diffusion.objective import Batch, Noised, Objective
+    from st.diffusion.objective import Losses, Objective
     from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
     from st.model.inside.blocks import BlockMiddleware
+    from st.model.inside.placement import Placement
     from st.model.quantize.quantizer import Quantizer
     from st.plugins.activation import Plugins
     from st.registrar import Choice
@@ -40,23 +42,6 @@ if TYPE_CHECKING:
     from st.train.updates.schedule import Schedule
 
     ParamGroup = dict[str, Any]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, slots=True)
-class Learner:
-    """What changes the weights: everything that is trained, and what moves it.
-
-    names: what each parameter is called.
-    """
-
-    parameters: tuple[Tensor, ...]
-    names: Mapping[Tensor, str]
-    optimizer: Optimizer
-    schedule: Schedule
-    average: Average | None
-    scaler: torch.amp.GradScaler | None
 
 
 def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_step: int = 1) -> Objective:
@@ -87,10 +72,12 @@ def load_denoiser(
     device: torch.device,
     report: Report,
     *,
+    placement: Placement | None = None,
     loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
     """The denoiser in the precision that its adapter trains in, quantized where asked for, frozen.
 
+    Where there is a placement, to which blocks belong, on the host, unless it is quantized: the device does that.
     loaded: is shown it before anything is done to it. Raises StError for weights that are not finite.
     """
     precision = PRECISIONS[config.precision]
@@ -104,7 +91,8 @@ def load_denoiser(
     quantizer: Quantizer | None = config.quantizer.build(config.quantizer.options) if config.quantizer else None
     if quantizer is not None:
         quantizer.check(device, dtype)
-    denoiser = family.load_denoiser(torch.device("cpu") if quantizer else device, dtype).requires_grad_(False)
+    first = torch.device("cpu") if quantizer or placement else device
+    denoiser = family.load_denoiser(first, dtype).requires_grad_(False)
     require_numbers(denoiser, "[model]")
     loaded(denoiser)
     adapter.begin(family, denoiser)
@@ -125,6 +113,7 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     from st.model.inside.blocks import BlockStack, find_blocks
     from st.model.inside.claims import check_claims
     from st.model.inside.compiling import compile_blocks
+    from st.model.inside.placement import settle
     from st.model.inside.recompute import Recompute
 
     family = run.family
@@ -134,6 +123,9 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
         run.report.note(run.adapter.note, kind="adapter")
     for caveat in run.adapter.caveats(family):
         run.report.note(caveat, kind="format")
+    # Before the adapter goes on from a checkpoint: a teacher that is a copy of the denoiser is the same in every part
+    # of a run.
+    add_networks(run, plugins, checkpoint)
     if checkpoint is not None:
         run.adapter.load(run.denoiser, read_state(checkpoint / "state", "adapter"))
     middleware: list[tuple[str, BlockMiddleware]] = []
@@ -150,10 +142,11 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     problems = check_claims(middleware, run.num_blocks, whole)
     if problems:
         raise ProblemsFound(problems)
+    if run.placement is not None:
+        settle(run.denoiser, run.blocks, run.placement, run.device)
     if run.config.compile.blocks:
         compile_blocks(run.denoiser, run.blocks, run.config.compile)
-    if middleware:
-        BlockStack(run.denoiser, run.blocks, [one for _, one in middleware])
+    BlockStack(run.denoiser, run.blocks, [one for _, one in middleware], run.placement, run.terms)
     run.denoiser.train()
     named = {parameter: name for name, parameter in run.denoiser.named_parameters()}
     run.ranks.shard(run.denoiser, run.blocks)
@@ -161,8 +154,11 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     return [{**group, "params": [placed[named[one]] for one in group["params"]]} for group in groups]
 
 
-def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> Learner:
-    """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average."""
+def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins, checkpoint: Path | None = None) -> Updater:
+    """The optimizer over the adapter's groups and those of techniques, its schedule and the moving average.
+
+    checkpoint: whose weights further learners take on.
+    """
     config = run.config
     asked = [*groups, *_technique_groups(plugins.answers("st_parameters", run=run))]
     names = _names(run, asked)
@@ -183,13 +179,14 @@ def build_learner(run: Run, groups: Sequence[ParamGroup], plugins: Plugins) -> L
     adapter_parameters = [p for group in groups for p in group["params"]]
     scaler = torch.amp.GradScaler(run.device.type) if config.precision == "fp16" else None
     run.ranks.adopt(run.denoiser, optimizer, config.clip, scaler)
-    return Learner(
+    return Updater(
         parameters,
         names,
         optimizer,
         schedule,
         Average(adapter_parameters, config.average, run.ranks) if config.average is not None else None,
         scaler,
+        build_learners(run, plugins, checkpoint),
     )
 
 
@@ -202,35 +199,25 @@ def _names(run: Run, groups: Iterable[ParamGroup]) -> dict[Tensor, str]:
     return named | {tensor: name for name, tensor in run.adapter.state(run.denoiser).items()}
 
 
-def build_step(run: Run, learner: Learner, plugins: Plugins) -> Step:
+def build_step(run: Run, learner: Updater, plugins: Plugins) -> Step:
     """The plain step, folded through the wrappers of techniques: the first named is innermost."""
 
-    step = Step(run.objective.noise, predictor(run), run.objective.loss, lambda: update(run, learner))
+    def update_first() -> UpdateStats:
+        return update(run, learner)
+
+    def backward(losses: Losses, share: int) -> None:
+        run.ranks.backward(losses.total / share)
+
+    step = Step(run.objective.noise, run.ask, run.objective.loss, update_first, backward)
+    if learner.others:
+        together = Together(run, learner, update_first)
+        step = replace(step, update=together.update, backward=together.backward)
     for _, wrap in plugins.answers("st_step", run=run):
         step = wrap(step)
     return step
 
 
-def predictor(run: Run) -> Callable[[Noised, Batch], Tensor]:
-    """How the denoiser is asked, in training and in validation alike."""
-
-    def predict(noised: Noised, batch: Batch) -> Tensor:
-        with computing(run):
-            return run.adapter.predict(run.family, run.denoiser, noised, batch)
-
-    return predict
-
-
-def computing(run: Run) -> AbstractContextManager[Any]:
-    """The precision that predictions are made in: autocast for bf16 and fp16, nothing for fp32."""
-    dtype = PRECISIONS[run.config.precision]
-    if dtype == torch.float32:
-        return nullcontext()
-    # Its cache would keep a copy in this precision of every weight that learns until the prediction is made.
-    return torch.autocast(run.device.type, dtype, cache_enabled=False)
-
-
-def update(run: Run, learner: Learner) -> UpdateStats:
+def update(run: Run, learner: Updater) -> UpdateStats:
     """One optimizer step: mean over ranks, clip, step, moving average, and the gradients are gone."""
     rates = learner.schedule.set(run.progress.step)
     norms = run.ranks.step(learner.optimizer, learner.parameters, run.config.clip)
@@ -243,7 +230,7 @@ def update(run: Run, learner: Learner) -> UpdateStats:
     return UpdateStats(norms.total, rates, _measured(learner), broken, scaled=learner.scaler is not None)
 
 
-def _measured(learner: Learner) -> Callable[[], Mapping[str, float]] | None:
+def _measured(learner: Updater) -> Callable[[], Mapping[str, float]] | None:
     """Numbers of the optimizer, and of what scales losses for it."""
     optimizer, scaler = learner.optimizer, learner.scaler
     own = optimizer.metrics if isinstance(optimizer, Measured) else None

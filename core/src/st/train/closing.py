@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from st.data.feed.loader import Loader
     from st.plugins.activation import Plugins
-    from st.train.assembly import Learner
+    from st.train.learning.learners import Updater
     from st.train.parts.run import Run
     from st.train.saving.output import OutputFolder
 
 
 @contextmanager
-def session(run: Run, learner: Learner, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
+def session(run: Run, learner: Updater, loader: Loader, plugins: Plugins, folder: OutputFolder) -> Iterator[Session]:
     """The session around the loop. Plugins are told how the run ended, exactly once, also after an error."""
     one: Session
     saver = Saver(folder.vault, run.config.checkpoint, run.report, lambda saved: one.announce_saved(saved))

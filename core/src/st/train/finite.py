@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from st.train.assembly import Learner
+    from st.train.learning.learners import Updater
     from st.train.ranks.ranks import Ranks
 
 
-def require_finite(learner: Learner, ranks: Ranks, step: int) -> None:
+def require_finite(learner: Updater, ranks: Ranks, step: int) -> None:
     """Raises RunFailed, on every rank, where what would be saved on any of them is not finite; every rank calls it."""
     broken = nonfinite(dict(_held(learner, ranks)))
     if not ranks.any(bool(broken)):
@@ -31,13 +31,16 @@ def require_finite(learner: Learner, ranks: Ranks, step: int) -> None:
     )
 
 
-def _held(learner: Learner, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
+def _held(learner: Updater, ranks: Ranks) -> Iterator[tuple[str, Tensor]]:
     """What learns, its moving average, and what the optimizer remembers of each weight: this rank's parts."""
     for parameter in learner.parameters:
         yield repr(learner.names[parameter]), ranks.part(parameter)
     if learner.average is not None:
         for parameter, shadow in zip(learner.average.parameters, learner.average.shadow, strict=True):
             yield f"the average of {learner.names[parameter]!r}", shadow
+    for name, other in learner.others.items():
+        for parameter in other.parameters:
+            yield f"a weight of learner {name!r}", ranks.part(parameter)
     for number, (parameter, state) in enumerate(learner.optimizer.state.items()):
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

@@ -39,9 +39,10 @@ def train(run: Run, step: Step, batches: Iterator[Batch], announce: Announce) ->
             waited = perf_counter()
             draws = run.draws(batch)
             noised = step.noise(batch, draws)
-            prediction = step.predict(noised, batch)
-            losses = step.loss(prediction, noised, batch)
-            run.ranks.backward(losses.total / accumulate)
+            with step.scope(noised, batch):
+                prediction = step.predict(noised, batch)
+                losses = step.loss(prediction, noised, batch)
+                step.backward(losses, accumulate)
             stats.add(losses, batch)  # stays on the device: no synchronisation here
             computed = perf_counter()
             stats.spent("data", waited - started)
@@ -50,7 +51,7 @@ def train(run: Run, step: Step, batches: Iterator[Batch], announce: Announce) ->
         stats.close(step.update())  # average over ranks, clip, optimizer, schedule, moving average; zero the gradients
         stats.spent("update", perf_counter() - started)
         run.progress.step += 1
-        run.progress.samples += stats.samples * run.ranks.size
+        run.progress.samples += stats.samples * run.ranks.data
         announce.step_end(stats)
         if announce.stop_requested():
             return Outcome.INTERRUPTED

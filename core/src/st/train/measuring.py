@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from st.errors import RankLost, StError
 from st.report.fanout import attempt
-from st.train.assembly import computing
+from st.train.parts.networks import computing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -25,11 +25,12 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
     with Listening(config.checkpoint.grace_seconds) as listening:
         with importing():
             from st.train import stages
-            from st.train.assembly import build_learner, build_step, predictor, prepare_denoiser
+            from st.train.assembly import build_learner, build_step, prepare_denoiser
             from st.train.checks.manifest import require_same
             from st.train.checks.motion import why_still
             from st.train.closing import session as session_of
             from st.train.loop import train
+            from st.train.start import load_model
 
         ranks = stages.start_ranks(config, plugins)
         with stages.opened(config, plugins, ranks, resume=resume, accepted=accepted) as (folder, report):
@@ -39,12 +40,13 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
             sets = stages.read_data(config, plugins, report)
             encoded = stages.encode(config, plugins, sets, ranks, report)
             loader = stages.build_loader(config, plugins.family, encoded, ranks, report)
-            run = stages.load_model(config, plugins, loader, ranks, report, requests=listening.requests)
+            run = load_model(config, plugins, loader, ranks, report, requests=listening.requests)
             made = stages.made_of(run, plugins, encoded[0])
             if saved is not None:
                 require_same(folder, made, accepted, report)
-            groups = prepare_denoiser(run, plugins, saved if saved is None else folder.vault.path(saved))
-            learner = build_learner(run, groups, plugins)
+            checkpoint = None if saved is None else folder.vault.path(saved)
+            groups = prepare_denoiser(run, plugins, checkpoint)
+            learner = build_learner(run, groups, plugins, checkpoint)
             with session_of(run, learner, loader, plugins, folder) as session:
                 if saved is not None:
                     with ranks.doing("resuming"):
@@ -53,8 +55,8 @@ def execute(config: RunConfig, plugins: Plugins, *, resume: bool = False, accept
                 stages.describe(folder, config, made)
                 trackers = plugins.trackers if ranks.main else {}
                 reason = partial(why_still, run)
-                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.size, reason=reason)
-                session.measure_start(predictor(run))
+                report.start(trackers, step=run.progress.step, total=run.total_steps, ranks=ranks.data, reason=reason)
+                session.measure_start(run.ask)
                 listening.defer(session.moved, session.is_saved)
                 with ranks.doing("training"):
                     outcome = train(run, step, iter(loader), session.announce())

@@ -11,6 +11,8 @@ from st.errors import Blamed, OutputUnwritable, RankLost, RunFailed, StError
 from st.progress import Outcome
 from st.report.fanout import attempt
 from st.train.finite import require_finite
+from st.train.learning.learners import read_learner
+from st.train.learning.networks import network_states
 from st.train.loop import Announce
 from st.train.measuring import Due, measures
 from st.train.saving.state import read_state, snapshot
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from st.data.feed.loader import Loader
     from st.diffusion.objective import Batch, Noised
     from st.plugins.activation import Plugins
     from st.progress import Checkpoint
     from st.report.stats import StepStats, UpdateStats
-    from st.train.assembly import Learner
+    from st.train.learning.learners import Updater
     from st.train.parts.run import Run
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
@@ -53,7 +56,7 @@ class Session:
     """
 
     run: Run
-    learner: Learner
+    learner: Updater
     loader: Loader
     plugins: Plugins
     folder: OutputFolder
@@ -174,7 +177,7 @@ class Session:
         if not (run.ranks.main or run.ranks.gathers):
             return
         with run.report.pause("save"), run.ranks.doing("saving"):
-            facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.size}
+            facts = {"samples": run.progress.samples, "epoch": run.progress.epoch, "ranks": run.ranks.data}
             states = self.states()
             if run.ranks.main:
                 self.saver.save(run.progress.step, states, facts)
@@ -213,6 +216,9 @@ class Session:
             states["scaler"] = learner.scaler.state_dict()
         if learner.schedule.factor != 1:
             states["steered"] = {RATE: learner.schedule.factor}
+        for name, other in learner.others.items():
+            states[f"learner-{name}"] = other.state(run.ranks)
+        states |= snapshot(network_states(run.networks.values(), run.ranks))
         for name, plugin in self.plugins.stateful():
             with Blamed(f"plugin {name!r} failed in state_dict"):
                 states[f"plugin-{name}"] = snapshot(plugin.state_dict())
@@ -222,11 +228,13 @@ class Session:
         """Go on from a checkpoint, whose adapter has been loaded before its weights were shared out."""
         directory = self.folder.vault.path(step) / "state"
         run, learner = self.run, self.learner
-        optimizer = read_state(directory, "optimizer")
-        check_saved(optimizer, run.ranks.groups(learner.optimizer))
-        run.ranks.load_optimizer_state(learner.optimizer, optimizer)
         # Loading may have made new dictionaries.
+        self._restore_optimizer(learner.optimizer, read_state(directory, "optimizer"))
         use_settings(learner.optimizer.param_groups, self.settings, read_state(directory, "settings"))
+        for name, other in learner.others.items():
+            saved = read_learner(self.folder.vault.path(step), name)
+            self._restore_optimizer(other.optimizer, saved["optimizer"])
+            use_settings(other.optimizer.param_groups, other.settings, saved["settings"])
         progress = read_state(directory, "progress")
         run.progress.step, run.progress.samples = progress["step"], progress["samples"]
         run.progress.epoch = progress["epoch"]
@@ -246,6 +254,10 @@ class Session:
             run.report.note(f"{RATE} is {learner.schedule.factor:g} times its own, as was asked before")
         self.saved_at = run.progress.step
         run.report.note(f"resumed at step {step}", kind="resumed", step=step)
+
+    def _restore_optimizer(self, optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+        check_saved(saved, self.run.ranks.groups(optimizer))
+        self.run.ranks.load_optimizer_state(optimizer, saved)
 
     def _whole_adapter(self) -> dict[str, Tensor]:
         ranks, state = self.run.ranks, self.run.adapter.state(self.run.denoiser)

@@ -15,22 +15,17 @@ from st.data.shape.buckets import BatchShape
 from st.errors import CheckpointDamaged, Interrupted, OutOfMemory, ProblemsFound, StError
 from st.importing import quiet_libraries
 from st.model.adapters.references import references_read, unsuited
-from st.model.checkpoint.soundness import weights_digest
 from st.progress import Outcome
-from st.randomness import Draws, keyed
 from st.report.report import Report
 from st.report.tracker import RunInfo
-from st.train.assembly import build_objective, load_denoiser
-from st.train.beside.jobs import Jobs
 from st.train.checks.manifest import DATA, ENCODERS, WEIGHTS, data_facts, encoder_facts
 from st.train.history import history
-from st.train.parts.run import Run
 from st.train.preflight import check_files, check_shapes
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from st.data.cache.cache import Cache
     from st.data.cache.encoding import Encoded
@@ -38,11 +33,10 @@ if TYPE_CHECKING:
     from st.data.feed.loader import Loader
     from st.data.sets.prepare import PreparedSet
     from st.data.store.store import Store
-    from st.diffusion.objective import Batch
     from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
-    from st.train.beside.requests import Requests
+    from st.train.parts.run import Run
     from st.train.ranks.ranks import Ranks
     from st.train.session import Session
 
@@ -190,6 +184,7 @@ def encode(
     from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.asked import prompts_to_encode
     from st.report.rendering.prompts import check_facts
+    from st.train.start import technique_texts
 
     check_shapes(sets, config, ranks.size)
     options = config.cache
@@ -221,7 +216,7 @@ def encode(
         ranks=ranks,
         report=report,
         options=options,
-        prompts=prompts_to_encode(config.validation),
+        prompts=[*prompts_to_encode(config.validation), *technique_texts(config, plugins)],
         references=read.encoder if read else None,
         features=brought_encoders(config, plugins, encoders),
     )
@@ -235,81 +230,18 @@ def build_loader(
     from st.data.feed.loader import Loader
 
     found, cache = encoded
-    check_shapes(found.sets, config, ranks.size)
+    check_shapes(found.sets, config, ranks.data)
     return Loader(
         found,
         cache,
         family.collate,
-        shape=BatchShape(config.batch, ranks.size, config.accumulate),
-        rank=ranks.rank,
+        shape=BatchShape(config.batch, ranks.data, config.accumulate),
+        rank=ranks.share,
         seed=config.seed,
         device=ranks.device,
         options=config.loader,
         report=report,
     )
-
-
-def load_model(
-    config: RunConfig, plugins: Plugins, loader: Loader, ranks: Ranks, report: Report, *, requests: Requests
-) -> Run:
-    """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
-    from st.model.inside.blocks import find_blocks
-
-    family = plugins.family
-    objective = build_objective(config, family, config.batch * config.accumulate * ranks.size)
-    adapter = config.adapter.build(config.adapter.options)
-    if problems := objective.problems():
-        raise ProblemsFound(problems)
-    seen: list[str] = []
-    with report.stage("loading the denoiser", 1) as stage:
-        denoiser = load_denoiser(
-            config, family, adapter, ranks.device, report, loaded=lambda one: seen.append(weights_digest(one))
-        )
-        stage.advance()
-    blocks = tuple(family.blocks())
-    run = Run(
-        config=config,
-        directory=Path(config.output),
-        family=family,
-        denoiser=denoiser,
-        blocks=blocks,
-        num_blocks=len(find_blocks(denoiser, blocks)),
-        adapter=adapter,
-        objective=objective,
-        ranks=ranks,
-        device=ranks.device,
-        report=report,
-        draws=_draws(config.seed, ranks.device),
-        total_steps=config.steps or loader.steps(config.epochs or 0),
-        jobs=Jobs(lambda text: report.note(text, kind="error")),
-        requests=requests,
-        weights=seen[0],
-    )
-    plugins.answers("st_denoiser_loaded", run=run)
-    return run
-
-
-def _draws(seed: int, device: torch.device) -> Callable[[Batch], Draws]:
-    def draws(batch: Batch) -> Draws:
-        # Dropout and whatever else asks torch's own generator is keyed like every other draw, so nothing is to be
-        # restored.
-        _seed(keyed(seed, batch.indices[0], "torch"), device)
-        return Draws(seed, batch.indices, device)
-
-    return draws
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step on this device asks.
-
-    torch.manual_seed seeds every kind of accelerator; for each that is not in use it stores a formatted stack trace,
-    which takes half a millisecond a step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed_all(seed)
-    elif device.type != "cpu":
-        torch.manual_seed(seed)
 
 
 def made_of(run: Run, plugins: Plugins, encoded: Encoded) -> dict[str, Any]:
@@ -347,7 +279,7 @@ def export(session: Session, outcome: Outcome, encoded: Encoded) -> None:
     with session.averaged(), run.ranks.doing("exporting"):
         with run.ranks.whole(run.denoiser, frozen=run.adapter.exports_base):
             if run.ranks.main:
-                size, started = run.ranks.size, session.folder.started()
+                size, started = run.ranks.data, session.folder.started()
                 metadata = history(
                     run.config, run.progress, encoded.sets, ranks=size, started=started, version=_own_version()
                 )

@@ -25,7 +25,6 @@ from st import Batch, Geometry, Noised
 from st.report.rendering.prompts import PromptOptions, sized, texts
 from st.report.rendering.rendering import encode_texts
 from st.testing.runs import TinyRun
-from st.train.assembly import predictor
 from st.train.reopening import open_run
 from st.train.validation.validation import references_shown
 
@@ -105,7 +104,8 @@ def asked(run: Any, x: torch.Tensor, t: float, picture: Path) -> torch.Tensor:
     size = torch.tensor([[64, 64]])
     sizes = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
     batch = Batch(("x",), (0,), "", x, conditions, extras={**sizes, **shown.extras(prompt, geometry, run.device)})
-    return predictor(run)(Noised(x=x, t=torch.tensor([t]), clean=x, noise=x), batch)
+    answer: torch.Tensor = run.ask(Noised(x=x, t=torch.tensor([t]), clean=x, noise=x), batch)
+    return answer
 
 
 def upstream_flux(checkpoint: Path, network: Path, picture: Image.Image) -> Calls:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from st import Geometry, StError
 from st.model.inside.blocks import BlockStack
 from st.model.inside.claims import check_claims
+from st.model.inside.terms import Terms
 from st.testing import (
     BlockMiddlewareTests,
     HookPluginTests,
@@ -20,8 +21,8 @@ from st.testing import (
     example_batch,
     example_noised,
 )
-from st.testing.routes import KeepTokens
 from st.testing.runs import TINY
+from st.testing.subjects.routes import KeepTokens
 from st_crepa.tap import Tap
 from st_crepa.technique import token_width
 
@@ -54,25 +55,20 @@ def family(tmp_path: Path) -> TinyFamily:
     return TinyFamily.tiny(tmp_path / "tiny")
 
 
-def test_a_tap_keeps_what_a_prediction_with_gradients_left(family: TinyFamily) -> None:
+def test_a_tap_gives_what_a_prediction_with_gradients_left(family: TinyFamily) -> None:
     denoiser, batch = family.load_denoiser(CPU, torch.float32), example_batch(family, Geometry(64, 64))
-    noised, tap, seen = example_noised(family, batch), Tap((1,), ("block_index",)), []
+    noised, terms, seen = example_noised(family, batch), Terms(), []
     denoiser.blocks[1].register_forward_hook(lambda block, given, answer: seen.append(answer))
 
-    with BlockStack(denoiser, family.blocks(), [tap]):
-        family.predict(denoiser, noised, batch)
-        with tap.reading(), torch.no_grad():
+    with BlockStack(denoiser, family.blocks(), [Tap((1,), ("block_index",))], terms=terms):
+        with terms.reading() as nothing, torch.no_grad():
             family.predict(denoiser, noised, batch)
-        nothing = tap.take()
-        with tap.reading():
+        with terms.reading() as found:
             family.predict(denoiser, noised, batch)
-            family.predict(denoiser, noised, batch)
-        taken = tap.take()
 
     assert nothing == {}
-    assert list(taken) == [1]
-    assert taken[1] is seen[2]
-    assert tap.take() == {}
+    assert list(found["crepa"]) == [1]
+    assert found["crepa"][1][0] is seen[1]
 
 
 def test_dropping_tokens_where_they_are_read_is_refused_with_the_settings() -> None:

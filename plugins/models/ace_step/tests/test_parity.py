@@ -22,7 +22,7 @@ from st.model.adapters.full import FullAdapter, FullOptions
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.inside.blocks import BlockStack
 from st.randomness import Draws
-from st.testing.routes import KeepTokens, Tap
+from st.testing.subjects.routes import KeepTokens, Tap
 from st_ace_step import AceStep
 
 CPU = torch.device("cpu")

@@ -52,6 +52,14 @@ def awake(family: Pocket) -> torch.nn.Module:
     return denoiser
 
 
+def test_the_shape_of_latents_is_known_beforehand() -> None:
+    codec, geometry = SpaceToDepth(4), Geometry(32, 48)
+    with codec.open(torch.device("cpu")) as encode:
+        (entry,) = encode([Input("a", geometry, pixels=torch.zeros(3, 32, 48))])
+
+    assert codec.latent_shape(geometry) == tuple(entry["latents"].shape)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_every_8_bit_picture_survives_the_codec(geometry: Geometry) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -25,6 +25,7 @@ class TestSdxl(ModelFamilyTests):
     test_dropping_no_tokens_changes_nothing = CONVOLVES
     test_dropped_tokens_rejoin_unchanged = CONVOLVES
     test_routed_tokens_have_gradients = CONVOLVES
+    test_dropped_tokens_are_the_same_alone_and_batched = CONVOLVES
 
     @pytest.fixture
     def family(self, checkpoint: Path) -> Sdxl:

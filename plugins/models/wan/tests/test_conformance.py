@@ -81,6 +81,9 @@ class TestExperts(PredictionTests, BlocksTests, AdapterTests):
     test_dropping_no_tokens_changes_nothing = not_applicable("a sample passes through one expert's blocks only")
     test_dropped_tokens_rejoin_unchanged = not_applicable("a sample passes through one expert's blocks only")
     test_routed_tokens_have_gradients = not_applicable("a sample passes through one expert's blocks only")
+    test_dropped_tokens_are_the_same_alone_and_batched = not_applicable(
+        "a sample passes through one expert's blocks only"
+    )
     test_saved_adapter_loads_in_diffusers = not_applicable("each expert has a file; test_formats.py loads both")
 
     @pytest.fixture
@@ -94,6 +97,9 @@ class TestVace(PredictionTests, BlocksTests):
     test_dropping_no_tokens_changes_nothing = not_applicable("hints for every token are added between blocks")
     test_dropped_tokens_rejoin_unchanged = not_applicable("hints for every token are added between blocks")
     test_routed_tokens_have_gradients = not_applicable("hints for every token are added between blocks")
+    test_dropped_tokens_are_the_same_alone_and_batched = not_applicable(
+        "hints for every token are added between blocks"
+    )
 
     @pytest.fixture
     def family(self, make_family: Callable[..., Wan]) -> Wan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Noised, Shot, Step, StError
+from st import Batch, Noised, Shot, StError
 from st.diffusion.densities import LogitNormal, LogitNormalOptions, Uniform, UniformOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
@@ -187,12 +186,10 @@ def test_one_expert_alone_sees_its_own_times(make_family: Any, sample: Any, name
     family = make_family("i2v-a14b", experts=name)
     batch, _ = sample(family)
     objective = objective_of(family)
-    run = SimpleNamespace(objective=objective, ranks=SimpleNamespace(size=1))
-    step = Step(objective.noise, lambda *_: torch.zeros(1), objective.loss, lambda: None)  # type: ignore[arg-type, return-value]
     many = replace(batch, latents=batch.latents[:1, :1, :1, :1, :1].expand(2000, -1, -1, -1, -1))
     draws = Draws(7, tuple(range(2000)), CPU)
 
-    wrapped = family.st_step(run=run)(step)  # type: ignore[misc]
+    wrapped = family.st_objective(objective=objective)
     times, plain = wrapped.noise(many, draws).t, objective.noise(many, draws).t
 
     inside = plain >= 0.9 if name == "high" else plain < 0.9
@@ -207,19 +204,10 @@ def test_one_expert_alone_sees_its_own_times(make_family: Any, sample: Any, name
 
 
 def test_a_density_that_never_meets_an_expert_is_refused() -> None:
-    density = Within(Uniform(UniformOptions()), 1.0, lambda t: t > 2)
+    density = Within(Uniform(UniformOptions()), lambda t: t > 2)
 
     with pytest.raises(StError, match="none of 256 times"):
         density(Draws(0, (0, 1), CPU))
-
-
-def test_times_that_another_plugin_chose_are_not_thrown_away(make_family: Any) -> None:
-    family = make_family("t2v-a14b", experts="low")
-    objective = objective_of(family)
-    run = SimpleNamespace(objective=objective)
-
-    with pytest.raises(StError, match="name wan first"):
-        family.st_step(run=run)(Step(lambda *_: None, None, None, None))  # type: ignore[arg-type, misc, return-value]
 
 
 def test_a_preview_of_one_expert_has_the_other_beside_it(make_family: Any, sample: Any) -> None:

@@ -5,77 +5,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from st.errors import PluginError, StError
 from st.model.inside.claims import Claims as Claims
 from st.model.inside.claims import check_claims as check_claims
+from st.model.inside.placement import Presence
+from st.model.inside.stream import BlockGroup as BlockGroup
+from st.model.inside.stream import TokenStream as TokenStream
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    SelectTokens = Callable[[Mapping[str, Any], Tensor], Mapping[str, Any]]
-    CountTokens = Callable[[Mapping[str, Any]], int]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenStream:
-    """The image (or video, or sound) tokens that pass through the blocks, inside a (B, S, D) argument.
-
-    argument: the block argument that carries them. returned: their place in the tuple that a block returns; None when a
-    block returns one tensor. place: where they lie in that sequence when text tokens share it. select: given a block's
-    arguments and the kept indices (K,), the changed ones among the other arguments that are indexed by token (rotary
-    tables, per-token modulation). droppable: False where a block needs the whole rectangle, such as a convolution over
-    H x W. count: S, from the arguments of the module that holds the blocks; needed only where ``place`` is not "all" in
-    its first group, since the length of a shared sequence does not tell how much of it is text.
-    """
-
-    argument: str = "hidden_states"
-    returned: int | None = None
-    place: Literal["all", "first", "last"] = "all"
-    select: SelectTokens | None = None
-    droppable: bool = True
-    count: CountTokens | None = None
-
-    def read(self, sequence: Tensor, count: int) -> Tensor:
-        """The ``count`` stream tokens of a sequence."""
-        if self.place == "all":
-            return sequence
-        return sequence[:, :count] if self.place == "first" else sequence[:, sequence.shape[1] - count :]
-
-    def write(self, sequence: Tensor, count: int, tokens: Tensor) -> Tensor:
-        """The sequence with its ``count`` stream tokens replaced by ``tokens``, however many those are."""
-        if self.place == "all":
-            return tokens
-        import torch
-
-        if self.place == "first":
-            return torch.cat([tokens, sequence[:, count:]], dim=1)
-        return torch.cat([sequence[:, : sequence.shape[1] - count], tokens], dim=1)
-
-
-@dataclass(frozen=True, slots=True)
-class BlockGroup:
-    """A list of alike blocks, run in order: ``path`` names an ``nn.ModuleList`` inside the denoiser."""
-
-    path: str
-    stream: TokenStream = TokenStream()
+    from st.model.inside.placement import Placement
+    from st.model.inside.stream import CountTokens, StartTokens
+    from st.model.inside.terms import Terms
 
 
 class Layer(IntEnum):
     """Where a middleware sits around a block, outermost first."""
 
-    PLACEMENT = 0
-    """Brings weights in and sends them away."""
-    TAP = 1
+    TAP = 0
     """Reads tokens."""
-    ROUTE = 2
+    ROUTE = 1
     """Runs blocks on fewer tokens."""
-    RECOMPUTE = 3
+    RECOMPUTE = 2
     """Forgets activations and computes them again; the core's own, so that it is always innermost."""
 
 
@@ -84,7 +42,9 @@ class BlockCall:
     """One block about to run. A value: it holds all that a recomputation needs.
 
     index: counts the blocks of all groups, from 0. arguments: the block's arguments by name. total: stream tokens at
-    the start of the forward pass. keep: (K,) indices of those still present, None while all are.
+    the start of the forward pass. keep: (K,) indices of those still present, None while all are. starts: (B,) where
+    they begin in each sample, for streams that say so. kept: whether what it computes is kept for backward. recomputed:
+    backward runs it again, where it is not.
     """
 
     index: int
@@ -93,6 +53,9 @@ class BlockCall:
     arguments: Mapping[str, Any]
     total: int
     keep: Tensor | None = None
+    starts: Tensor | None = None
+    kept: bool = True
+    recomputed: bool = False
 
     @property
     def count(self) -> int:
@@ -103,7 +66,7 @@ class BlockCall:
     def tokens(self) -> Tensor:
         """The stream's tokens on their way into the block, (B, count, D)."""
         stream = self.group.stream
-        return stream.read(self.arguments[stream.argument], self.count)
+        return stream.read(self.arguments[stream.argument], self.count, self.starts)
 
     def dropping(self, keep: Tensor) -> BlockCall:
         """The same call with only the tokens in ``keep`` (K,), sorted. Later blocks receive only those too."""
@@ -111,16 +74,20 @@ class BlockCall:
         assert self.keep is None, "tokens are dropped once and restored before they are dropped again"
         if not stream.droppable:
             raise StError(f"block {self.index} needs every token, so none can be dropped there")
-        sequence = stream.write(self.arguments[stream.argument], self.count, self.tokens[:, keep])
+        sequence = stream.write(self.arguments[stream.argument], self.count, self.tokens[:, keep], self.starts)
         return replace(self, keep=keep, arguments={**self.arguments, stream.argument: sequence})
 
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """What a block returned, with the call that led to it."""
+    """What a block returned, with the call that led to it.
+
+    terms: what the call gives beside, by name, of any shape: ``run.reading`` hands it to the loss, once for each pass.
+    """
 
     call: BlockCall
     value: Any
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def sequence(self) -> Tensor:
@@ -132,15 +99,20 @@ class BlockResult:
     @property
     def tokens(self) -> Tensor:
         """The stream's tokens as the block left them, (B, count, D)."""
-        return self.call.group.stream.read(self.sequence, self.call.count)
+        return self.call.group.stream.read(self.sequence, self.call.count, self.call.starts)
 
     def restoring(self, tokens: Tensor) -> BlockResult:
         """The same result with every token present again. tokens: (B, S, D)."""
         stream = self.call.group.stream
-        sequence = stream.write(self.sequence, self.call.count, tokens)
+        sequence = stream.write(self.sequence, self.call.count, tokens, self.call.starts)
         place = stream.returned
         value = sequence if place is None else (*self.value[:place], sequence, *self.value[place + 1 :])
-        return BlockResult(replace(self.call, keep=None), value)
+        return BlockResult(replace(self.call, keep=None), value, self.terms)
+
+    def plus(self, name: str, term: Tensor) -> BlockResult:
+        """The same result with one more term. A name is used once."""
+        assert name not in self.terms, f"two middlewares give a term named {name!r}"
+        return BlockResult(self.call, self.value, {**self.terms, name: term})
 
 
 Proceed = Callable[[BlockCall], BlockResult]
@@ -204,24 +176,32 @@ class BlockStack:
     """
 
     def __init__(
-        self, denoiser: nn.Module, groups: Sequence[BlockGroup], middleware: Sequence[BlockMiddleware]
+        self,
+        denoiser: nn.Module,
+        groups: Sequence[BlockGroup],
+        middleware: Sequence[BlockMiddleware],
+        placement: Placement | None = None,
+        terms: Terms | None = None,
     ) -> None:
-        self._chain: Proceed = _run_block
+        """placement: brings the blocks' weights in and sends them away. terms: who is given what calls give beside."""
+        self._chain: Proceed = _run_block if placement is None else partial(_run_present, Presence(placement))
+        self._terms = terms
         self._total: int | None = None
         self._keep: Tensor | None = None
+        self._starts: Tensor | None = None
         self._blocks: list[nn.Module] = []
         self._hooks: list[Any] = []
-        if not middleware:
+        if not middleware and placement is None:
             return
         for surrounding in sorted(middleware, key=lambda one: one.layer, reverse=True):
             self._chain = partial(_call_middleware, surrounding, self._chain)
         for index, (block, group) in enumerate(find_blocks(denoiser, groups)):
             self._surround(block, index, group)
-        first_by_owner: dict[str, TokenStream] = {}
+        streams_by_owner: dict[str, list[TokenStream]] = {}
         for group in groups:
-            first_by_owner.setdefault(_owner(denoiser, group.path), group.stream)
-        for path, stream in first_by_owner.items():
-            self._watch(denoiser.get_submodule(path), stream)
+            streams_by_owner.setdefault(_owner(denoiser, group.path), []).append(group.stream)
+        for path, streams in streams_by_owner.items():
+            self._watch(denoiser.get_submodule(path), streams)
 
     def _surround(self, block: nn.Module, index: int, group: BlockGroup) -> None:
         assert _PLACE not in block.__dict__, "a denoiser carries one block stack"
@@ -232,19 +212,33 @@ class BlockStack:
         block.__dict__["forward"] = MethodType(_forward, block)
         self._blocks.append(block)
 
-    def _watch(self, owner: nn.Module, first: TokenStream) -> None:
+    def _watch(self, owner: nn.Module, streams: Sequence[TokenStream]) -> None:
+        first, starts = streams[0], [one.starts for one in streams if one.place == "each"]
         if first.place != "all" and first.count is None:
             raise PluginError(
                 f"the first blocks of {type(owner).__name__} share their sequence with text",
                 why="its length does not tell how many stream tokens there are",
                 fix="give their TokenStream a count",
             )
-        begin = _Begin(self, first.count, tuple(inspect.signature(type(owner).forward).parameters)[1:])
+        if None in starts:
+            raise PluginError(
+                f"the stream of {type(owner).__name__} begins elsewhere in each sample",
+                fix="give its TokenStream starts",
+            )
+        begin = _Begin(
+            self,
+            first.count,
+            starts[0] if starts else None,
+            tuple(inspect.signature(type(owner).forward).parameters)[1:],
+        )
         self._hooks.append(owner.register_forward_pre_hook(begin, with_kwargs=True))
 
-    def begin(self, total: int | None = None) -> None:
-        """Forget the previous forward pass. total: stream tokens of the new one; None: the first block tells."""
-        self._total, self._keep = total, None
+    def begin(self, total: int | None = None, starts: Tensor | None = None) -> None:
+        """Forget the previous forward pass. total: stream tokens of the new one; None: the first block tells.
+
+        starts: where they begin in each sample, (B,), where they do not begin alike.
+        """
+        self._total, self._keep, self._starts = total, None, starts
 
     def call(self, place: _Place, block: nn.Module, arguments: dict[str, Any]) -> Any:
         """Run one block through all middleware."""
@@ -252,8 +246,11 @@ class BlockStack:
         if self._keep is None and stream.place == "all":
             self._total = arguments[stream.argument].shape[1]
         assert self._total is not None, "a block ran outside of the module that holds it"
-        result = self._chain(BlockCall(place.index, place.group, block, arguments, self._total, self._keep))
+        call = BlockCall(place.index, place.group, block, arguments, self._total, self._keep, self._starts)
+        result = self._chain(call)
         self._keep = result.call.keep
+        if result.terms and self._terms is not None:
+            self._terms.give(place.index, result.terms)
         return result.value
 
     def remove(self) -> None:
@@ -277,7 +274,9 @@ class BlockStack:
         """A stack for a copied denoiser. Middleware is shared: it may hold a run, and a run is not copied."""
         copy = BlockStack.__new__(BlockStack)
         memo[id(self)] = copy
-        copy._chain, copy._total, copy._keep = self._chain, None, None
+        copy._chain, copy._total, copy._keep, copy._starts = self._chain, None, None, None
+        # Whoever reads what the denoiser gives does not mean its copy.
+        copy._terms = None
         copy._blocks, copy._hooks = deepcopy(self._blocks, memo), deepcopy(self._hooks, memo)
         return copy
 
@@ -288,11 +287,16 @@ class _Begin:
 
     stack: BlockStack
     count: CountTokens | None
+    starts: StartTokens | None
     names: tuple[str, ...]
 
     def __call__(self, owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        count = self.count
-        self.stack.begin(None if count is None else count(dict(zip(self.names, args, strict=False)) | kwargs))
+        count, starts = self.count, self.starts
+        if count is None and starts is None:
+            self.stack.begin()
+            return
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        self.stack.begin(None if count is None else count(given), None if starts is None else starts(given))
 
 
 def _forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -310,11 +314,17 @@ def _call_middleware(middleware: BlockMiddleware, proceed: Proceed, call: BlockC
 
 
 def _run_block(call: BlockCall) -> BlockResult:
-    arguments, select = call.arguments, call.group.stream.select
-    if call.keep is not None and select is not None:
-        arguments = {**arguments, **select(arguments, call.keep)}
+    arguments, stream = call.arguments, call.group.stream
+    if call.keep is not None and stream.select is not None:
+        length = arguments[stream.argument].shape[1] - len(call.keep) + call.total
+        kept = stream.kept(length, call.total, call.keep, call.starts)
+        arguments = {**arguments, **stream.select(arguments, kept)}
     place: _Place = call.block.__dict__[_PLACE]
     return BlockResult(call, place.forward(**arguments))
+
+
+def _run_present(presence: Presence, call: BlockCall) -> BlockResult:
+    return BlockResult(call, presence(call, lambda: _run_block(call).value))
 
 
 def _argument_names(block: nn.Module, group: BlockGroup) -> tuple[str, ...]:

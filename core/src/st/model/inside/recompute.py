@@ -44,8 +44,12 @@ class Recompute:
         if call.index % self.every or not torch.is_grad_enabled():
             return proceed(call)
 
+        again = False
+
         def run(arguments: Mapping[str, Any]) -> BlockResult:
-            return proceed(replace(call, arguments=arguments))
+            nonlocal again
+            one, again = replace(call, arguments=arguments, kept=False, recomputed=again), True
+            return proceed(one)
 
         # The arguments go in by themselves: checkpoint saves the random state of the devices of the tensors that it is
         # given, and does not find those inside a dataclass.

@@ -83,9 +83,9 @@ class TinyTransformer(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, text: Tensor, text_mask: Tensor | None = None) -> Tensor:
         height, width = x.shape[-2:]
-        time = self.time_in(_waves(t.float(), WIDTH).to(x.dtype))
+        time = self.time_in(waves(t.float(), WIDTH).to(x.dtype))
         tokens = self.image_in(x.flatten(2).transpose(1, 2)) + time[:, None]
-        positions = _grid(height, width, x.device).to(x.dtype)
+        positions = grid_of(height, width, x.device).to(x.dtype)
         caption = self.text_in(text)
         for block in self.blocks:
             tokens = block(hidden_states=tokens, positions=positions, text=caption, text_mask=text_mask)
@@ -93,17 +93,17 @@ class TinyTransformer(nn.Module):
         return answer
 
 
-def _waves(values: Tensor, width: int) -> Tensor:
+def waves(values: Tensor, width: int) -> Tensor:
     """Sines and cosines of (N,) values in about [0, 1] at rising frequencies, (N, width)."""
     frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), width // 2, device=values.device))
     angles = values[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def _grid(height: int, width: int, device: torch.device) -> Tensor:
+def grid_of(height: int, width: int, device: torch.device) -> Tensor:
     """Where each token lies, (H * W, D)."""
-    rows = _waves(torch.arange(height, device=device) / 64, WIDTH // 2)
-    columns = _waves(torch.arange(width, device=device) / 64, WIDTH // 2)
+    rows = waves(torch.arange(height, device=device) / 64, WIDTH // 2)
+    columns = waves(torch.arange(width, device=device) / 64, WIDTH // 2)
     return torch.cat([rows.repeat_interleave(width, 0), columns.repeat(height, 1)], dim=-1)
 
 

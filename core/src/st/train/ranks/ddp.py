@@ -29,8 +29,8 @@ class Ddp(Group):
         self.broadcast([parameter for parameter in denoiser.parameters() if parameter.requires_grad])
         return denoiser
 
-    def backward(self, loss: Tensor) -> None:
-        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
+        self.scaled(loss).backward(retain_graph=again or None, inputs=parameters)  # type: ignore[no-untyped-call]
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         self.average_gradients(parameters)

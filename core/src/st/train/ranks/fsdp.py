@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     from st.train.ranks.ranks import RanksOptions
 
 
+@dataclass(frozen=True, slots=True)
+class _Adopted:
+    """An optimizer's parameters as it was built with them, by group, and what it steps in place of split ones."""
+
+    groups: list[list[Tensor]]
+    stepped: dict[DTensor, nn.Parameter]
+
+
 class Fsdp(Group):
     """Weights, gradients and optimizer state in parts; a block's weights are whole while it computes.
 
@@ -44,8 +53,7 @@ class Fsdp(Group):
     def __init__(self, device: torch.device, options: RanksOptions) -> None:
         super().__init__(device, options)
         self._mesh = init_device_mesh(device.type, (self.size,))
-        self._groups: list[list[Tensor]] = []
-        self._stepped: dict[DTensor, nn.Parameter] = {}
+        self._adopted: dict[Optimizer, _Adopted] = {}
 
     def describe(self) -> str:
         return f"fsdp, {self.size} ranks, {self.backend} on {self.device.type}"
@@ -58,9 +66,21 @@ class Fsdp(Group):
             fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
         return denoiser
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
+        # The tensors that autograd sees are the whole weights, which exist for a while only: what others get of this
+        # loss is let go afterwards.
+        others = {} if parameters is None else self._gradients_beside(parameters)
+        for parameter in others:
+            parameter.grad = None
         with self._waiting("the gradients of a backward pass"):
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(retain_graph=again or None)  # type: ignore[no-untyped-call]
+        for parameter, gradient in others.items():
+            parameter.grad = gradient
+
+    def _gradients_beside(self, parameters: Sequence[Tensor]) -> dict[Tensor, Tensor | None]:
+        mine = set(parameters)
+        every = (one for adopted in self._adopted.values() for group in adopted.groups for one in group)
+        return {one: one.grad for one in every if one not in mine}
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         self.average_gradients([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
@@ -73,20 +93,21 @@ class Fsdp(Group):
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         assert scaler is None, "fp16 is refused where weights are split"
-        self._groups = [list(group["params"]) for group in optimizer.param_groups]
-        sharded = [one for group in self._groups for one in group if isinstance(one, DTensor)]
-        self._stepped = {parameter: nn.Parameter(self.part(parameter)) for parameter in sharded}
-        for group, mine in zip(optimizer.param_groups, self._groups, strict=True):
-            group["params"] = [self._stepped[one] if isinstance(one, DTensor) else one for one in mine]
+        groups: list[list[Tensor]] = [list(group["params"]) for group in optimizer.param_groups]
+        sharded = [one for group in groups for one in group if isinstance(one, DTensor)]
+        stepped = {parameter: nn.Parameter(self.part(parameter)) for parameter in sharded}
+        for group, mine in zip(optimizer.param_groups, groups, strict=True):
+            group["params"] = [stepped[one] if isinstance(one, DTensor) else one for one in mine]
+        self._adopted[optimizer] = _Adopted(groups, stepped)
 
     def groups(self, optimizer: Optimizer) -> list[dict[str, Any]]:
-        found = zip(optimizer.param_groups, self._groups, strict=True)
+        found = zip(optimizer.param_groups, self._adopted[optimizer].groups, strict=True)
         return [{**group, "params": parameters} for group, parameters in found]
 
     def step(self, optimizer: Optimizer, parameters: Sequence[Tensor], options: ClipOptions) -> Norms:
         self.synchronise(parameters)
         norms = self.clip(parameters, options)
-        for parameter, part in self._stepped.items():
+        for parameter, part in self._adopted[optimizer].stepped.items():
             # Taken anew: fully_shard may have moved a part since, when it was first used.
             part.data = self.part(parameter)
             part.grad = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else None
@@ -151,7 +172,7 @@ class Fsdp(Group):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         state = optimizer.state_dict()
-        parameters = [parameter for group in self._groups for parameter in group]
+        parameters = [parameter for group in self._adopted[optimizer].groups for parameter in group]
         by_index = {
             index: {
                 name: self.gather(value, parameters[index])
@@ -164,7 +185,7 @@ class Fsdp(Group):
         return {**state, "state": by_index}
 
     def load_optimizer_state(self, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        parameters = [parameter for group in self._groups for parameter in group]
+        parameters = [parameter for group in self._adopted[optimizer].groups for parameter in group]
         by_index = {
             index: {
                 name: self.cut(value, parameters[index]) if _lies_as(name, value, parameters[index]) else value

@@ -61,8 +61,22 @@ class Ranks(ABC):
     """Whether ranks can predict each for itself; False where every prediction needs all of them."""
     gathers: bool = False
     """Whether every rank takes part in collecting what a checkpoint holds."""
+    sequence: int = 1
+    """Ranks that share the tokens of the same samples between them; neighbours, by their numbers."""
+    trains_several: bool = True
+    """Whether it steps several optimizers, each with weights of its own."""
     scaler: torch.amp.GradScaler | None = None
     """What scales losses before ``backward`` and gradients after it, for fp16."""
+
+    @property
+    def data(self) -> int:
+        """Shares of the data: how many ranks, or groups of ``sequence`` ranks, see samples of their own."""
+        return self.size // self.sequence
+
+    @property
+    def share(self) -> int:
+        """This rank's share of the data, in [0, data)."""
+        return self.rank // self.sequence
 
     @property
     def main(self) -> bool:
@@ -81,8 +95,12 @@ class Ranks(ABC):
         """
 
     @abstractmethod
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss to those of this step."""
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
+        """Add the gradients of a loss to those of this step.
+
+        parameters: those that they are added to, and no others; everything that learns where None. again: another
+        backward pass through what was computed follows.
+        """
 
     @abstractmethod
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
@@ -214,8 +232,8 @@ class Single(Ranks):
     def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
         return denoiser
 
-    def backward(self, loss: Tensor) -> None:
-        self.scaled(loss).backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
+        self.scaled(loss).backward(retain_graph=again or None, inputs=parameters)  # type: ignore[no-untyped-call]
 
     def synchronise(self, parameters: Sequence[Tensor]) -> None:
         pass

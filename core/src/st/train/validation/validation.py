@@ -100,8 +100,8 @@ class PromptValidator:
         from st.train.validation.validator import Rendered
 
         suffix = " base" if folder.name == "base" else ""
-        writes = self.spread or run.ranks.rank == 0
-        mine = wanted[run.ranks.rank :: run.ranks.size] if self.spread else wanted
+        writes = run.ranks.rank % run.ranks.sequence == 0 if self.spread else run.ranks.main
+        mine = wanted[run.ranks.share :: run.ranks.data] if self.spread else wanted
         failed = 0
         with run.report.stage(f"validation{suffix}", len(mine)) as stage:
             renderer.on_step = _watching(stage, [prompt for prompt, _ in mine])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from st import Problem, StError, hookimpl
 from st.errors import ProblemsFound
 from st_crepa.options import CrepaOptions
-from st_crepa.tap import Tap
+from st_crepa.tap import TERM, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,17 +101,24 @@ class Crepa:
     @hookimpl
     def st_step(self, run: Run) -> StepWrapper:
         def wrap(step: Step) -> Step:
+            read: dict[int, list[Tensor]] = {}
+
             def predict(noised: Noised, batch: Batch) -> Tensor:
                 if self._weight(run) is None:
                     return step.predict(noised, batch)
-                with self._tap.reading():
-                    return step.predict(noised, batch)
+                with run.reading() as found:
+                    prediction = step.predict(noised, batch)
+                read.update(found.get(TERM, {}))
+                return prediction
 
             def loss(prediction: Tensor, noised: Noised, batch: Batch) -> Losses:
                 losses, weight = step.loss(prediction, noised, batch), self._weight(run)
                 if weight is None:
                     return losses
-                return losses.plus("crepa", weight * self._alignment(run, batch))
+                # The first prediction of a step, where a technique inside of this one asks again.
+                taken = {index: tokens[0] for index, tokens in read.items()}
+                read.clear()
+                return losses.plus("crepa", weight * self._alignment(run, batch, taken))
 
             return replace(step, predict=predict, loss=loss)
 
@@ -163,13 +170,12 @@ class Crepa:
             return weight
         return None if self.options.threshold_mode == "permanent" else 0.0
 
-    def _alignment(self, run: Run, batch: Batch) -> Tensor:
+    def _alignment(self, run: Run, batch: Batch, taken: Mapping[int, Tensor]) -> Tensor:
         import torch
 
         from st_crepa.alignment import align, as_grid
         from st_crepa.encoder import NAME
 
-        taken = self._tap.take()
         assert taken, "no block was read in this step's prediction"
         count = run.family.tokens(batch.latents)
         student, *teacher = (as_grid(taken[index], batch.latents, count) for index in self._tap.blocks)

@@ -58,6 +58,7 @@ class Zero(Group):
     """
 
     gathers = True
+    trains_several = False
     stage: int
 
     def __init__(self, device: torch.device, options: RanksOptions, settings: DeepSpeedOptions, deepspeed: Any) -> None:
@@ -92,7 +93,8 @@ class Zero(Group):
             )
             dist.barrier()
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
+        assert parameters is None and not again, "further learners are refused"
         engine = self._engine
         engine.optimizer.clear_backward_seen_flag()
         # DeepSpeed begins a backward pass at the outputs of its own forward, which no one calls here: the loss may also

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,9 +12,7 @@ from pydantic import Field, field_validator
 from st import Options, Problem, hookimpl
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from st import Batch, Noised, Run, Step, StepWrapper, UpdateStats
+    from st import Batch, Noised, Run, Step, StepWrapper
     from st.settings.config import RunConfig
 
 
@@ -44,7 +42,6 @@ class Sliders:
 
     def __init__(self, options: SlidersOptions) -> None:
         self.options = options
-        self._scaled = ExitStack()
 
     @hookimpl
     def st_check(self, config: RunConfig) -> Iterable[Problem]:
@@ -68,29 +65,21 @@ class Sliders:
 
     @hookimpl
     def st_step(self, run: Run) -> StepWrapper:
-        """The strength stays until the step's weights change: what is computed again in backward needs it too."""
+        """The strength stays until gradients are there: what is computed again in backward needs it too."""
         # Said before the first step where this adapter, as it was set up, has no strength.
         with run.adapter.scaled(run.denoiser, 1.0):
             self._describe(run)
 
         def wrap(step: Step) -> Step:
-            def predict(noised: Noised, batch: Batch) -> Tensor:
-                self._scaled.close()
-                self._scaled.enter_context(run.adapter.scaled(run.denoiser, self._strength(batch.dataset)))
-                return step.predict(noised, batch)
+            @contextmanager
+            def scope(noised: Noised, batch: Batch) -> Iterator[None]:
+                strength = self._strength(batch.dataset)
+                with step.scope(noised, batch), run.adapter.scaled(run.denoiser, strength):
+                    yield
 
-            def update() -> UpdateStats:
-                self._scaled.close()
-                return step.update()
-
-            return replace(step, predict=predict, update=update)
+            return replace(step, scope=scope)
 
         return wrap
-
-    @hookimpl
-    def st_run_end(self) -> None:
-        """A step that failed has left its strength in the adapter."""
-        self._scaled.close()
 
     def _strength(self, dataset: str) -> float:
         return self.options.strengths.get(dataset, 1.0)

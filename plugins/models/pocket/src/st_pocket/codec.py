@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from st import Input
+    from st import Geometry, Input
     from st.data.encoder import Encode
 
 
@@ -45,6 +45,9 @@ class SpaceToDepth(LatentCodec):
     @contextmanager
     def decoder(self, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
         yield self._decode
+
+    def latent_shape(self, geometry: Geometry) -> tuple[int, ...]:
+        return self.depth, geometry.height // self.edge, geometry.width // self.edge
 
     def _encode(self, inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
         from torch.nn.functional import pixel_unshuffle

@@ -87,9 +87,12 @@ class Within:
     """Another density, of the times after the shift ``k`` that ``takes`` accepts: what falls outside is drawn again."""
 
     inner: Density
-    k: float
     takes: Any
+    k: float = 1.0
     shifted: ClassVar[bool] = False
+
+    def shifted_by(self, k: float) -> Within:
+        return replace(self, k=k)
 
     def __call__(self, draws: Draws) -> Tensor:
         import torch

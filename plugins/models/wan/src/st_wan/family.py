@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Encoder, LatentCodec, Noised, Run, Shot, Step, StepWrapper
+    from st import Batch, Encoder, LatentCodec, Noised, Run, Shot
+    from st.diffusion.objective import Objective
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.progress import Outcome
-    from st.randomness import Draws
     from st.settings.config import RunConfig
     from st_wan.experts import Question
 
@@ -197,35 +197,24 @@ class Wan(PipelineFamily[WanOptions]):
         return picture_problems(config, self.options)
 
     @hookimpl
-    def st_step(self, run: Run) -> StepWrapper | None:
+    def st_objective(self, objective: Objective) -> Objective | None:
         """One expert alone is shown the times that it is asked at."""
-        if not self.options.published.experts:
-            return None
-        if len(self.options.trained) == 2:
-            from st_wan.checks import refuse_shared_out
-
-            refuse_shared_out(run)
+        if not self.options.published.experts or len(self.options.trained) == 2:
             return None
         from st_wan.experts import Within
 
         def takes(t: Tensor) -> Tensor:
             return self.is_noisy(t) if self.denoiser == HIGH else ~self.is_noisy(t)
 
-        def wrap(step: Step) -> Step:
-            objective = run.objective
-            if step.noise != objective.noise:
-                raise StError(
-                    "another plugin chooses the times before the expert that is trained could",
-                    fix="name wan first in plugins",
-                )
+        return replace(objective, density=Within(objective.density, takes))
 
-            def noise(batch: Batch, draws: Draws) -> Noised:
-                density = Within(objective.density, objective.shift(batch.latents), takes)
-                return replace(objective, density=density).noise(batch, draws)
+    @hookimpl
+    def st_step(self, run: Run) -> None:
+        """Both experts are not trained where their weights are split."""
+        if self.options.published.experts and len(self.options.trained) == 2:
+            from st_wan.checks import refuse_shared_out
 
-            return replace(step, noise=noise)
-
-        return wrap
+            refuse_shared_out(run)
 
     @hookimpl
     def st_run_end(self, run: Run, outcome: Outcome) -> None:
