@@ -52,7 +52,7 @@ def losses(family: str, kind: str, folder: Path) -> list[float]:
     made, output = _tiny(family, folder / "tiny"), folder / kind
     changed = made.options.model_dump(mode="json", exclude_defaults=True)
     options = {"checkpoint": str(folder / "tiny")} | {name: changed[name] for name in ("flavour",) if name in changed}
-    if made.codec().reads == "audio":
+    if "audio" in made.codec().reads:
         data, sizes = _write_sounds(folder / "data"), 'media = "audio"'
     else:
         data, sizes = write_photos(folder / "photos"), "resolution = 64\nalign = 16"

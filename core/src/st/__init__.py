@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from st.data.source.folder import FolderBackend as FolderBackend
     from st.diffusion.density import DENSITY as DENSITY
     from st.diffusion.distance import DISTANCE as DISTANCE
+    from st.diffusion.layout import Layout as Layout
     from st.diffusion.objective import Batch as Batch
     from st.diffusion.objective import Losses as Losses
     from st.diffusion.objective import Noised as Noised
@@ -78,9 +79,12 @@ if TYPE_CHECKING:
     from st.model.pipelines.pipeline_family import PipelineOptions as PipelineOptions
     from st.model.pipelines.pipeline_text import PipelineText as PipelineText
     from st.model.pipelines.pipeline_text import Prompting as Prompting
+    from st.model.pipelines.text_stack import TextStack as TextStack
     from st.model.quantize.quantizer import QUANTIZER as QUANTIZER
     from st.model.quantize.quantizer import Quantizer as Quantizer
     from st.model.shot import Shot as Shot
+    from st.model.streams import MakesStreams as MakesStreams
+    from st.model.streams import PlacesTimes as PlacesTimes
     from st.options import Options as Options
     from st.progress import Checkpoint as Checkpoint
     from st.progress import Outcome as Outcome
@@ -135,6 +139,7 @@ _MODULES = {
     "st.data.source.folder": ("FolderBackend",),
     "st.diffusion.density": ("DENSITY",),
     "st.diffusion.distance": ("DISTANCE",),
+    "st.diffusion.layout": ("Layout",),
     "st.diffusion.objective": (
         "Batch",
         "Losses",
@@ -220,11 +225,16 @@ _MODULES = {
         "PipelineText",
         "Prompting",
     ),
+    "st.model.pipelines.text_stack": ("TextStack",),
     "st.model.quantize.quantizer": (
         "QUANTIZER",
         "Quantizer",
     ),
     "st.model.shot": ("Shot",),
+    "st.model.streams": (
+        "MakesStreams",
+        "PlacesTimes",
+    ),
     "st.options": ("Options",),
     "st.progress": (
         "Checkpoint",

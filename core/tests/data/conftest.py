@@ -79,7 +79,7 @@ class Diary:
 class PoolingCodec(LatentCodec):
     """Latents are means over 8 x 8 pixels, in bfloat16."""
 
-    name, reads = "pooling", "pixels"
+    name, reads = "pooling", ("pixels",)
 
     def __init__(self, diary: Diary, fingerprint: str = "1", most: int = 99, spoiled: str = "") -> None:
         self.diary, self.most, self.spoiled, self._fingerprint = diary, most, spoiled, fingerprint
@@ -113,7 +113,7 @@ class PoolingCodec(LatentCodec):
 class Letters(Encoder):
     """A caption's letters as numbers, one row each."""
 
-    name, reads = "letters", "caption"
+    name, reads = "letters", ("caption",)
     fingerprint = "1"
 
     def __init__(self, diary: Diary) -> None:

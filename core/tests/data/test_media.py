@@ -18,7 +18,7 @@ from st.data.cache.cache import Cache
 from st.data.cache.mending import Mender
 from st.data.cache.origins import Origins
 from st.data.dataset import DatasetConfig, DatasetOptions
-from st.data.encoder import Input, LatentCodec
+from st.data.encoder import Encoder, Input, LatentCodec
 from st.data.feed.batches import Assembler, Kept
 from st.data.inspect.checking import check_set
 from st.data.inspect.sheet import page
@@ -39,7 +39,7 @@ class Taking(LatentCodec):
     name, fingerprint = "taking", "1"
 
     def __init__(self, reads: Literal["pixels", "audio"] = "pixels", sample_rate: int = 0, channels: int = 0) -> None:
-        self.reads, self.sample_rate, self.channels = reads, sample_rate, channels
+        self.reads, self.sample_rate, self.channels = (reads,), sample_rate, channels
         self.given: list[Input] = []
 
     @contextmanager
@@ -54,10 +54,10 @@ class Taking(LatentCodec):
         raise NotImplementedError
 
 
-class Reading:
+class Reading(Encoder):
     """A text encoder that reads lyrics beside the caption."""
 
-    name, reads, fingerprint, facts = "reading", "caption", "1", ("lyrics",)
+    name, reads, fingerprint, facts = "reading", ("caption",), "1", ("lyrics",)
     sample_rate = channels = 0
 
     def __init__(self) -> None:

@@ -68,9 +68,9 @@ def sample(
     name = f"{one.name}-{geometry}-step-{opened.progress.step}-seed-{one.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
     facts = opened.config.redaction.data(recipe(one, str(geometry), options.sampler))
-    codec = opened.family.codec()
+    codec, sound = opened.family.codec(), renderer.sounds.get((one.name, geometry))
     rate = codec.frames_per_second
-    say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate))
+    say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate, sound=sound))
 
 
 def _sizes(size: str) -> list[tuple[int, int]]:

@@ -17,15 +17,22 @@ if TYPE_CHECKING:
 
     Encode = Callable[[Sequence["Input"]], list[Mapping[str, Tensor]]]
 
+Role = Literal["caption", "negative", "dropped"]
+"""What a text is used for: a sample's caption or a prompt, what guidance leads away from, or nothing, in place of a
+caption that was dropped."""
+Reads = Literal["caption", "role", "pixels", "audio", "references"]
+"""Something that an encoder is given of a sample."""
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What an encoder is given of one sample: the field that its ``reads`` names; the others are None.
+    """What an encoder is given of one sample: the fields that its ``reads`` names; the others are as they are here.
 
     pixels: (3, H, W) of a picture, (3, F, H, W) of a clip, float32 in [0, 1], at exactly ``geometry``. audio:
     (channels, samples), float32, at the encoder's ``sample_rate`` and ``channels``, as loud as it is stored. fps:
     frames per second of a clip. facts: those of the sample that the encoder's ``facts`` name, beside the caption; those
-    it lacks are absent. All inputs of one call share one geometry.
+    it lacks are absent. role: what the caption is used for. references: pixels of the pictures that the model is shown
+    beside the noise, in their order. All inputs of one call share one geometry.
     """
 
     key: str
@@ -35,18 +42,21 @@ class Input:
     audio: Tensor | None = None
     fps: float = 0.0
     facts: Mapping[str, str] = field(default_factory=dict)
+    role: Role = "caption"
+    references: tuple[Tensor, ...] = ()
 
 
 class Encoder(ABC):
     """A frozen network whose outputs are computed once and cached: an autoencoder, a text encoder, a feature extractor.
 
-    name: unique within the family ("vae", "t5"). fingerprint: changes exactly when outputs would: class, weights, token
+    name: unique within the family ("vae", "t5"). reads: everything of a sample that outputs depend on, in any order; an
+    entry of the cache is named after all of it. fingerprint: changes exactly when outputs would: class, weights, token
     budget, precision. sample_rate, channels: what an encoder of audio is given, in Hz and 1 or 2. facts: names of what
     an encoder of captions reads of a sample beside its caption, such as ``lyrics``. All are known without the network.
     """
 
     name: str
-    reads: Literal["pixels", "caption", "audio"]
+    reads: tuple[Reads, ...]
     sample_rate: int = 0
     channels: int = 0
     facts: tuple[str, ...] = ()
@@ -54,6 +64,16 @@ class Encoder(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str: ...
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether what it gives depends on a text."""
+        return "caption" in self.reads
+
+    @property
+    def reads_samples(self) -> bool:
+        """Whether what it gives depends on a sample's own pixels, sound or references."""
+        return any(what not in ("caption", "role") for what in self.reads)
 
     @abstractmethod
     def open(self, device: torch.device) -> AbstractContextManager[Encode]:
@@ -69,7 +89,7 @@ class Encoder(ABC):
 
 
 class LatentCodec(Encoder):
-    """An Encoder of pixels or sound that can also decode.
+    """An Encoder of pixels or of sound, and of nothing else, that can also decode.
 
     Its entries hold ``latents`` (C, H, W), (C, F, H, W) or (C, S) exactly as the denoiser expects them: a codec applies
     its own scale, shift and statistics; nothing else knows them. frames_per_second: that clips are decoded at.

@@ -22,7 +22,7 @@ DISTANCE: StrategyKind[Callable[[Any], Distance]] = StrategyKind("distance")
 class Distance(Protocol):
     """The error of every element, like prediction, float32 and not negative; 0 where both agree.
 
-    prediction, wanted: (B, ...) float32. t: (B,), after any shift.
+    prediction, wanted: (B, ...) float32. t: after any shift, (B,) or of positions as ``layout.broadcast`` reads them.
     """
 
     def __call__(self, prediction: Tensor, wanted: Tensor, t: Tensor, path: Path) -> Tensor: ...

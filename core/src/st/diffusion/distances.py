@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from st.diffusion.distance import DISTANCE
+from st.diffusion.layout import broadcast
 from st.diffusion.path import straight
 from st.options import Options
 
@@ -42,7 +43,7 @@ class RobustOptions(Options):
 
 
 def threshold(options: RobustOptions, t: Tensor, path: Path) -> Tensor:
-    """c of each sample, (B,).
+    """c of each time, like t.
 
     ``snr`` is (1 - c) / (1 + s)**2 + c, where s is noise / clean on a noise schedule and sqrt((1 - t) / (t + 1e-4)) on
     a straight path. The two run in opposite directions: c falls with noise on the former and grows with it on the
@@ -62,7 +63,7 @@ def threshold(options: RobustOptions, t: Tensor, path: Path) -> Tensor:
 
 
 def _rounded(prediction: Tensor, wanted: Tensor, c: Tensor) -> Tensor:
-    """2 (sqrt(d**2 + c**2) - c), like prediction: d**2 / c for small d, and 2 |d| for large. c: (B, 1, ...)."""
+    """2 (sqrt(d**2 + c**2) - c), like prediction: d**2 / c for small d, and 2 |d| for large. c: broadcastable."""
     squared = (prediction - wanted) ** 2
     # The same number, without the difference of two that nearly agree.
     return 2 * squared / ((squared + c**2).sqrt() + c)
@@ -75,7 +76,7 @@ class Huber:
     options: RobustOptions
 
     def __call__(self, prediction: Tensor, wanted: Tensor, t: Tensor, path: Path) -> Tensor:
-        c = threshold(self.options, t, path).reshape(-1, *[1] * (prediction.ndim - 1))
+        c = broadcast(threshold(self.options, t, path), prediction.shape)
         return c * _rounded(prediction, wanted, c)
 
 
@@ -86,7 +87,7 @@ class SmoothL1:
     options: RobustOptions
 
     def __call__(self, prediction: Tensor, wanted: Tensor, t: Tensor, path: Path) -> Tensor:
-        c = threshold(self.options, t, path).reshape(-1, *[1] * (prediction.ndim - 1))
+        c = broadcast(threshold(self.options, t, path), prediction.shape)
         return _rounded(prediction, wanted, c)
 
 

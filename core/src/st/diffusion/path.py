@@ -9,6 +9,8 @@ from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING, Protocol, Self
 
+from st.diffusion.layout import broadcast
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -16,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The combination ``clean * x0 + noise * eps``; coefficients are (B,) tensors or numbers."""
+    """The combination ``clean * x0 + noise * eps``; coefficients are numbers, or tensors like the times."""
 
     clean: Tensor | float
     noise: Tensor | float
 
     def of(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """Mix latents (B, ...); coefficients broadcast over all but the first dimension."""
+        """Mix latents (B, C, ...); coefficients of samples or of positions, as ``layout.broadcast`` reads them."""
         return _spread(self.clean, clean) * clean + _spread(self.noise, noise) * noise
 
 
 def _spread(coefficient: Tensor | float, like: Tensor) -> Tensor | float:
     if isinstance(coefficient, (int, float)) or coefficient.ndim == 0:
         return coefficient
-    return coefficient.reshape(-1, *[1] * (like.ndim - 1))
+    return broadcast(coefficient, like.shape)
 
 
 def determinant(input: Mix, output: Mix) -> Tensor | float:
@@ -49,7 +51,7 @@ def unmix(x: Tensor, input: Mix, y: Tensor, output: Mix) -> tuple[Tensor, Tensor
 
 
 class Path(Protocol):
-    """From a time to a mix. t: (B,) in [0, 1]."""
+    """From times to a mix with coefficients like them. t: (B,) in [0, 1], or times of positions."""
 
     def __call__(self, t: Tensor) -> Mix: ...
 
@@ -89,7 +91,7 @@ class DiscretePath:
         return Mix(clean[rows], noise[rows])
 
     def index(self, t: Tensor) -> Tensor:
-        """The table's index closest to t, (B,) int64 in [-1, T), for denoisers that are told indices; -1 is clean."""
+        """The table's index closest to t, like it, int64 in [-1, T), for denoisers that are told one; -1 is clean."""
         return (t * self.steps).round().long() - 1
 
     def nearest(self, t: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
+from st.diffusion.layout import broadcast
 from st.diffusion.path import DiscretePath, unmix
 from st.diffusion.shift import shift
 from st.registrar import StrategyKind
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from st.diffusion.target import Target
 
     Predict = Callable[[Tensor, Tensor], Tensor]
-    """(x, t) to a prediction like x; x (B, ...), t (B,) in (0, 1]."""
+    """(x, t) to a prediction like x; x (B, ...), t (B,) in (0, 1], or what ``positions`` makes of it."""
     Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(x, t) to the clean latents and the noise that x is believed to be made of."""
 
@@ -29,7 +30,7 @@ SAMPLER: StrategyKind[Callable[[Any], Sampler]] = StrategyKind("sampler")
 
 
 class Sampler(Protocol):
-    """One step from t to ``following``, which is less; both (B,). ends: whether ``following`` is 0."""
+    """One step from t to ``following``, which is less; both (B,), or of positions. ends: whether ``following`` is 0."""
 
     def __call__(self, read: Read, path: Path, x: Tensor, times: tuple[Tensor, Tensor], ends: bool) -> Tensor: ...
 
@@ -48,21 +49,30 @@ def sample(
     times: Sequence[float],
     *,
     sampler: Sampler = euler,
+    positions: Callable[[Tensor], Tensor] | None = None,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Integrate a prediction from noise to clean latents, like noise.
 
-    noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. on_step: told after
-    each step how many are done. Gradients flow unless the caller switches them off.
+    noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. positions: from times
+    (B,) to those of positions; where these are 0, ``noise`` holds what is given there, and it stays. on_step: told
+    after each step how many are done. Gradients flow unless the caller switches them off.
     """
+
+    import torch
 
     def read(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         here = path(t)
         return unmix(x, here, predict(x, t).float(), target(here))
 
     x = noise
-    for done, (t, following) in enumerate(pairwise(times), start=1):
-        x = sampler(read, path, x, (_place(path, x, t), _place(path, x, following)), following == 0)
+    for done, (time, next_time) in enumerate(pairwise(times), start=1):
+        t, then = _place(path, x, time), _place(path, x, next_time)
+        if positions is not None:
+            t, then = positions(t), positions(then)
+        moved = sampler(read, path, x, (t, then), next_time == 0)
+        # What is given is never computed: where x says nothing about the noise, reading it would not be finite.
+        x = moved if positions is None else torch.where(broadcast(t, x.shape) == 0, x, moved)
         on_step(done)
     return x
 
@@ -79,6 +89,21 @@ def times(steps: int, k: float = 1.0) -> tuple[float, ...]:
     On a table this is "trailing" spacing, the one that starts from pure noise (arXiv:2305.08891, section 3.3).
     """
     return tuple(shift(1 - step / steps, k) for step in range(steps + 1))
+
+
+def following(t: Tensor, times: Sequence[float], path: Path) -> Tensor:
+    """The time that sampling goes to from t, like t; 0 stays 0. times: falling, as ``sample`` takes them.
+
+    For denoisers that are told it, as flow maps are.
+    """
+    import torch
+
+    rising = torch.tensor(sorted(times), dtype=t.dtype).to(t.device)
+    if isinstance(path, DiscretePath):
+        rising = path.nearest(rising)
+    # Float32 may return a time some roundings away from where it was put.
+    place = torch.searchsorted(rising, (t - 1e-6).contiguous()) - 1
+    return rising[place.clamp(min=0)]
 
 
 def guided(predict: Predict, negative: Predict, scale: float, rescale: float = 0.0) -> Predict:
@@ -98,7 +123,7 @@ def guided_together(predict: Predict, scale: float, rescale: float = 0.0) -> Pre
     """Classifier-free guidance by one prediction of 2 B rows: the wanted ones first, then the negative ones."""
 
     def both(x: Tensor, t: Tensor) -> Tensor:
-        wanted, negative = predict(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2)).chunk(2)
+        wanted, negative = predict(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2, *[1] * (t.ndim - 1))).chunk(2)
         return _combine(wanted, negative, scale, rescale)
 
     return both

@@ -26,9 +26,9 @@ WEIGHTING: StrategyKind[Callable[[Any], Weighting]] = StrategyKind("weighting")
 
 
 class Weighting(Protocol):
-    """The factor of each sample's loss, (B,) float32.
+    """The factor of each time's loss, like t, float32.
 
-    input: the mix that the denoiser sees. output: the mix that it predicts. t: (B,), after any shift.
+    input: the mix that the denoiser sees. output: the mix that it predicts. t: after any shift, (B,) or of positions.
     """
 
     def __call__(self, input: Mix, output: Mix, t: Tensor) -> Tensor: ...

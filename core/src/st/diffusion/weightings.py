@@ -126,13 +126,13 @@ class Cosmap:
 
 
 def _squares(input: Mix, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(clean, noise) coefficients squared, each (B,) also where the mix has plain numbers."""
+    """(clean, noise) coefficients squared, each like t also where the mix has plain numbers."""
     zeros = t.new_zeros(t.shape)
     return zeros + input.clean**2, zeros + input.noise**2
 
 
 def _resolution(input: Mix, output: Mix, t: Tensor) -> Tensor:
-    """(B,) noise squared times the squared error of the prediction that an error of 1 in the clean latents makes.
+    """Noise squared times the squared error of the prediction that an error of 1 in the clean latents makes.
 
     x is known exactly, so clean and noise are wrong together: clean by d means noise by -d clean / noise, and the
     prediction by d times the determinant of both mixes / noise. Zero where the prediction says nothing about the clean

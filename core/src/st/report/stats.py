@@ -40,6 +40,7 @@ class StepStats:
 
     losses: list[Tensor] = field(default_factory=list)
     terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Losses of streams and further terms, by name."""
     learners: dict[str, list[Tensor]] = field(default_factory=dict)
     """Losses of further learners, by name."""
     datasets: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ class StepStats:
     def add(self, losses: Losses, batch: Batch) -> None:
         """Count one microbatch."""
         self.losses.append(losses.total.detach())
-        for name, term in losses.terms.items():
+        for name, term in {**losses.streams, **losses.terms}.items():
             self.terms.setdefault(name, []).append(term.detach())
         for name, loss in losses.learners.items():
             self.learners.setdefault(name, []).append(loss.detach())

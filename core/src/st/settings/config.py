@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from st.data.dataset import DatasetConfig
     from st.data.feed.loader import LoaderOptions
     from st.diffusion.noise import NoiseOptions
-    from st.diffusion.objective import MaskOptions
+    from st.diffusion.objective import MaskOptions, StreamOptions
     from st.diffusion.shift import ShiftOptions
     from st.model.inside.compiling import CompileOptions
     from st.model.inside.recompute import RecomputeOptions
@@ -37,6 +37,7 @@ SECTIONS = {
     "shift": "st.diffusion.shift:ShiftOptions",
     "noise": "st.diffusion.noise:NoiseOptions",
     "mask": "st.diffusion.objective:MaskOptions",
+    "streams": "st.diffusion.objective:StreamOptions",
     "average": "st.train.updates.average:AverageOptions",
     "recompute": "st.model.inside.recompute:RecomputeOptions",
     "compile": "st.model.inside.compiling:CompileOptions",
@@ -145,6 +146,7 @@ class RunConfig:
     shift: ShiftOptions
     noise: NoiseOptions
     mask: MaskOptions
+    streams: StreamOptions
     average: AverageOptions | None
     recompute: RecomputeOptions
     compile: CompileOptions

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from st.errors import Problem, StError
 from st.model.adapters.adapter import Adapter
 from st.model.adapters.references import References, references_read, unsuited
+from st.model.streams import streams_of
 from st.settings.splitting import splitting_problems
 from st.train.updates.rounding import rounding_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from st.model.family import ModelFamily
     from st.plugins.activation import Plugins
     from st.settings.config import RunConfig
 
@@ -29,7 +31,18 @@ def disagreements(config: RunConfig, plugins: Plugins) -> list[Problem]:
         found.append(rounded)
     for _, answer in plugins.answers("st_check", config=config, family=plugins.family):
         found += answer
+    found += _unknown_streams(config, plugins.family)
     return found
+
+
+def _unknown_streams(config: RunConfig, family: ModelFamily[Any]) -> Iterator[Problem]:
+    """Weights of streams that the family does not have."""
+    names = list(streams_of(family)) if config.streams.weight else []
+    for name in config.streams.weight:
+        if name not in names:
+            fix = f"Its streams are {', '.join(map(repr, names))}." if names else "Delete the section."
+            what = f"[streams] weight names {name!r}, and this model makes no such latents."
+            yield Problem("streams.weight", what, fix=fix)
 
 
 def _contradictions(config: RunConfig, plugins: Plugins) -> list[Problem]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from st.testing.runs import CliResult as CliResult
     from st.testing.runs import TinyRun as TinyRun
     from st.testing.runs import TinyRunner as TinyRunner
+    from st.testing.subjects.duo import TinyDuo as TinyDuo
+    from st.testing.subjects.edit import TinyEdit as TinyEdit
     from st.testing.subjects.judge import Judge as Judge
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
@@ -43,6 +45,8 @@ _HOME = {
     "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
     "ScheduleTests": "st.testing.updates",
+    "TinyDuo": "st.testing.subjects.duo",
+    "TinyEdit": "st.testing.subjects.edit",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",

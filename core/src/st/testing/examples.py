@@ -18,18 +18,30 @@ if TYPE_CHECKING:
 
 CAPTIONS = ("a red square on a table", "a wide landscape with a tree, a river and two hills behind it")
 
+CLIP_RATE = 8.0
+"""Frames of an example clip in a second."""
+
 
 def example_inputs(codec: LatentCodec, geometry: Geometry, captions: Sequence[str] = CAPTIONS) -> list[Input]:
-    """Inputs for a codec: smooth pictures, clips or sounds of this size; the same arguments give the same ones."""
+    """Inputs for a codec: smooth pictures, clips or sounds of this size; the same arguments give the same ones.
+
+    Beside pictures and clips there is one reference for each.
+    """
+    from dataclasses import replace
+
     from st.data.encoder import Input
 
     def made(number: int) -> dict[str, Any]:
-        if codec.reads == "audio":
-            return {"audio": example_sound(geometry, codec.sample_rate, codec.channels, number)}
-        return {"pixels": example_pixels(geometry, number)}
+        if "audio" in codec.reads:
+            seconds = geometry.seconds or geometry.frames / CLIP_RATE
+            return {
+                "audio": example_sound(replace(geometry, seconds=seconds), codec.sample_rate, codec.channels, number)
+            }
+        shown = example_pixels(replace(geometry, frames=1), number + 7)
+        return {"pixels": example_pixels(geometry, number), "references": (shown,)}
 
     return [
-        Input(key=f"{number}", geometry=geometry, caption=caption, **made(number))
+        Input(f"{number}", geometry, caption, fps=CLIP_RATE * (geometry.frames > 1), **made(number))
         for number, caption in enumerate(captions)
     ]
 
@@ -68,10 +80,14 @@ def encoded(encoder: Encoder, inputs: Sequence[Input], device: torch.device) -> 
     """What an encoder gives of these inputs, each told only what it reads."""
     from dataclasses import replace
 
-    blank: dict[str, Any] = {"caption": None, "pixels": None, "audio": None}
-    shown = [replace(item, **{**blank, encoder.reads: getattr(item, encoder.reads)}) for item in inputs]
+    blank: dict[str, Any] = {"caption": None, "pixels": None, "audio": None, "references": (), "role": "caption"}
+
+    def told(item: Input) -> Input:
+        read: dict[str, Any] = {what: getattr(item, what) for what in encoder.reads}
+        return replace(item, **(blank | read))
+
     with encoder.open(device) as encode:
-        return list(encode(shown))
+        return list(encode([told(item) for item in inputs]))
 
 
 def example_batch(family: ModelFamily[Any], geometry: Geometry, captions: Sequence[str] = CAPTIONS) -> Batch:
@@ -97,7 +113,22 @@ def example_batch(family: ModelFamily[Any], geometry: Geometry, captions: Sequen
         latents=torch.stack([row["latents"] for row in rows]),
         conditions=family.collate(conditions),
         extras={"original_size": size, "target_size": size, "crop": torch.zeros_like(size), **further},
+        streams=_example_streams(family, geometry, captions),
     )
+
+
+def _example_streams(family: ModelFamily[Any], geometry: Geometry, captions: Sequence[str]) -> dict[str, Tensor]:
+    """All of several streams by name; nothing of one."""
+    import torch
+
+    from st.model.streams import streams_of
+
+    cpu = torch.device("cpu")
+    rows = {
+        name: encoded(codec, example_inputs(codec, geometry, captions), cpu)
+        for name, codec in streams_of(family).items()
+    }
+    return {name: torch.stack([row["latents"] for row in entries]) for name, entries in rows.items()}
 
 
 def example_noised(family: ModelFamily[Any], batch: Batch, seed: int = 0) -> Noised:
@@ -107,10 +138,18 @@ def example_noised(family: ModelFamily[Any], batch: Batch, seed: int = 0) -> Noi
     from st.diffusion.objective import Noised
 
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(batch.latents.shape, generator=generator)
+    clean = batch.clean
+    noise = torch.randn(clean.shape, generator=generator)
     count = len(batch.latents)
-    t = (torch.arange(count) + 0.5) / count
-    return Noised(x=family.path(t).of(batch.latents, noise), t=t, clean=batch.latents, noise=noise)
+    t = placed(family, (torch.arange(count) + 0.5) / count, batch)
+    return Noised(x=family.path(t).of(clean, noise), t=t, clean=clean, noise=noise)
+
+
+def placed(family: ModelFamily[Any], t: Tensor, batch: Batch) -> Tensor:
+    """The times of positions where the family gives them their own; t otherwise."""
+    from st.model.streams import PlacesTimes
+
+    return family.times(t, batch, None) if isinstance(family, PlacesTimes) else t
 
 
 def awake_denoiser(family: ModelFamily[Any]) -> nn.Module:
@@ -138,6 +177,8 @@ def row(batch: Batch, noised: Noised, index: int) -> tuple[Batch, Noised]:
         keys=batch.keys[at],
         indices=batch.indices[at],
         latents=batch.latents[at],
+        streams={name: tensor[at] for name, tensor in batch.streams.items()},
+        lacking={name: tensor[at] for name, tensor in batch.lacking.items()},
         conditions={name: tensor[at] for name, tensor in batch.conditions.items()},
         extras={name: tensor[at] for name, tensor in batch.extras.items()},
     )

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
 def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_step: int = 1) -> Objective:
     """The family's path and target with the strategies that the run file names. Needs no torch."""
-    from st.diffusion.objective import Objective
+    from st.diffusion.objective import Objective, one_time
     from st.diffusion.shift import shift_rule
+    from st.model.streams import PlacesTimes
 
     def build(choice: Choice) -> Any:
         return choice.build(choice.options)
@@ -61,6 +62,8 @@ def build_objective(config: RunConfig, family: ModelFamily[Any], samples_per_ste
         shift=shift_rule(config.shift, family.tokens, family.time_shift),
         extra_noise=config.noise,
         mask=config.mask,
+        positions=family.times if isinstance(family, PlacesTimes) else one_time,
+        streams=config.streams,
         samples_per_step=samples_per_step,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from st.model.adapters.references import references_read
+from st.model.streams import streams_of
 
 if TYPE_CHECKING:
     from st.data.backend import DataBackend
@@ -31,4 +32,4 @@ def origins(config: RunConfig, plugins: Plugins) -> Origins:
     encoders = text_encoders(config.quantizer, family)
     read = references_read(family, config.adapter.build(config.adapter.options))
     features = brought_encoders(config, plugins, encoders)
-    return Origins(family.codec(), encoders, read.encoder if read else None, features)
+    return Origins(family.codec(), encoders, read.encoder if read else None, features, streams_of(family))

@@ -15,6 +15,7 @@ from st.data.shape.buckets import BatchShape
 from st.errors import CheckpointDamaged, Interrupted, OutOfMemory, ProblemsFound, StError
 from st.importing import quiet_libraries
 from st.model.adapters.references import references_read, unsuited
+from st.model.streams import streams_of
 from st.progress import Outcome
 from st.report.report import Report
 from st.report.tracker import RunInfo
@@ -219,6 +220,7 @@ def encode(
         prompts=[*prompts_to_encode(config.validation), *technique_texts(config, plugins)],
         references=read.encoder if read else None,
         features=brought_encoders(config, plugins, encoders),
+        streams=streams_of(family),
     )
     return encoded, cache
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from st.data.cache import encoding as module
+from st.data.cache import sharing
 from st.data.cache.cache import Cache
-from st.data.cache.encoding import owners
+from st.data.cache.sharing import owners
 from st.data.store.store import Store
 from st.errors import DataUnusable, OutOfMemory, StError
 
@@ -328,7 +329,7 @@ def test_captions_are_gone_through_a_part_at_a_time(
     studio: Any, store: Store, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 3)
-    monkeypatch.setattr(module, "SORTED", 4)
+    monkeypatch.setattr(sharing, "SORTED", 4)
     diary = studio.Diary()
     one = studio.prepared(pictures)
 

@@ -20,7 +20,7 @@ import st
 class Brightness(st.Encoder):
     "The mean of all pixels."
 
-    name, reads, fingerprint = {name!r}, {reads!r}, "1"
+    name, reads, fingerprint = {name!r}, ({reads!r},), "1"
 
     @contextmanager
     def open(self, device):

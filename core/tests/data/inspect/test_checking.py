@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class FiveWords(Encoder):
     """A text encoder that reads five words."""
 
-    name, reads = "five", "caption"
+    name, reads = "five", ("caption",)
     fingerprint = "1"
 
     @contextmanager

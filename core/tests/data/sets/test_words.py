@@ -33,7 +33,7 @@ class Listed(DataBackend):
 class Reader(Encoder):
     """Reads the facts that it is made with."""
 
-    name, reads, fingerprint = "reader", "caption", "1"
+    name, reads, fingerprint = "reader", ("caption",), "1"
 
     def __init__(self, *facts: str) -> None:
         self.facts = facts

@@ -50,7 +50,7 @@ OPTIONS = ValidationOptions.model_validate(
 class Patches(LatentCodec):
     """A sound of one channel, cut into as many numbers as a latent has channels. told: whether it says its shapes."""
 
-    name, reads, sample_rate, channels = "patches", "audio", RATE, 1
+    name, reads, sample_rate, channels = "patches", ("audio",), RATE, 1
     fingerprint = "patches"
 
     def __init__(self, told: bool) -> None:
@@ -190,7 +190,7 @@ def test_a_library_of_songs_says_what_is_sung(tmp_path: Path) -> None:
 
 def test_a_fact_that_no_encoder_reads_is_named(make_run: Callable[[bool], Run]) -> None:
     class Reader(Patches):
-        reads, facts = "caption", ("lyrics", "beats", "seconds")
+        reads, facts = ("caption",), ("lyrics", "beats", "seconds")
 
     with pytest.raises(StError, match="validation prompt 'a-drum': this model is told no 'bpm'"):
         check_facts(OPTIONS.wanted(), [Reader(True)])

@@ -240,7 +240,7 @@ def test_an_encoder_of_pixels_is_not_asked_about_texts(run: Run, tmp_path: Path)
     from st.testing.subjects.tiny_parts import TinyText
 
     class Eye(TinyText):
-        name, reads = "eye", "pixels"
+        name, reads = "eye", ("pixels",)
 
     encoders = (*run.family.text_encoders(), Eye(tmp_path / "there are no weights"))
 

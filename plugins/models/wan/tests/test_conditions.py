@@ -75,7 +75,7 @@ def test_what_is_seen_in_the_first_frame_is_the_pipelines(make_family: Any, make
     from PIL import Image
 
     family = make_family("i2v-480p")
-    (eye,) = [one for one in family.text_encoders() if one.reads == "pixels"]
+    (eye,) = [one for one in family.text_encoders() if one.reads == ("pixels",)]
     inputs = example_inputs(family.codec(), CLIP)
     pictures = [one.pixels[:, 0].permute(1, 2, 0) for one in inputs if one.pixels is not None]
     images = [Image.fromarray((picture * 255).round().byte().numpy()) for picture in pictures]

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from st.data.cache.encoder_run import EncoderRun
 from st.data.cache.exchange import exchange_digests
 from st.data.cache.inputs import ahead, mask_tensor, media_input, window
+from st.data.cache.joint import lacking_pairs, read_pairs
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
+from st.data.cache.sharing import batches_of, chunks, longest_first, owners
+from st.data.cache.streams import tell_lacking
 from st.data.digest import digest_of, digest_of_file
-from st.data.encoder import Input
 from st.data.media.media_reader import WINDOWED
 from st.data.sets.prepare import check_unreadable
 from st.data.sets.remarks import mask_remarks
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
     from st.data.cache.cache import Cache, CacheOptions, Origin
     from st.data.cache.exchange import Sharers
-    from st.data.encoder import Encoder, LatentCodec
+    from st.data.cache.joint import Pair
+    from st.data.encoder import Encoder, Input, LatentCodec
     from st.data.geometry import Geometry
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
@@ -41,8 +44,6 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 CHUNK = 16384
-SORTED = 262_144
-"""Captions that are sorted by their lengths together: enough that neighbours are alike, few enough to hold."""
 NAMED = 5
 """Samples that are named on the console where they cannot be used; the event log has all of them."""
 
@@ -77,28 +78,33 @@ def fill(
     prompts: Sequence[Words] = (),
     references: Encoder | None = None,
     features: Sequence[Encoder] = (),
+    streams: Mapping[str, LatentCodec] = MappingProxyType({}),
 ) -> Encoded:
     """Encode what the cache lacks of every sample, caption and mask; every rank calls it and gets the same answer.
 
     prompts: further texts to encode (validation); the empty caption is always encoded. references: what encodes
-    reference pictures, the codec where it is None. features: encoders of techniques. Ranks share out the work by what
-    is to be encoded, so that none waits for another before the end and nothing is encoded twice (``owners`` names an
-    exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more of a data set than its
-    ``max_unreadable`` cannot be decoded or encoded, OutOfMemory where one sample does not fit, StError where an encoder
-    fails on every sample, or on a caption.
+    reference pictures, the codec where it is None. features: encoders of techniques. streams: the codecs of several
+    latents by name, ``codec`` first; a sample of which another of them can make nothing stays, and is named. Ranks
+    share out the work by what is to be encoded, so that none waits for another before the end and nothing is encoded
+    twice (``owners`` names an exception). An encoder that lacks nothing is not loaded. Raises DataUnusable where more
+    of a data set than its ``max_unreadable`` cannot be decoded or encoded, OutOfMemory where one sample does not fit,
+    StError where an encoder fails on every sample, or on a caption.
     """
-    origins = Origins(codec, text_encoders, references, features)
+    origins = Origins(codec, text_encoders, references, features, streams)
     filling = _Filling(tuple(sets), origins, cache, device, ranks, report, options)
     if options.verify == "start":
         filling.verify()
-    for encoder in filling.origins.encoders:
-        if encoder.reads == "caption":
-            filling.captions(encoder, partial(words_for, encoder, sets, prompts))
-        else:
-            filling.media(encoder)
-    if filling.origins.references is not codec:
-        filling.media(filling.origins.references)
+    for encoder in origins.caption_readers:
+        filling.captions(encoder, partial(words_for, encoder, sets, prompts))
+    for encoder in origins.media_readers:
+        filling.media(encoder)
+    if origins.references is not codec:
+        filling.media(origins.references)
     filling.share("encoding")
+    for encoder in origins.joint_readers:
+        filling.joint(encoder)
+    if origins.joint_readers:
+        filling.share("encoding captions with their samples")
     filling.masks()
     return filling.encoded()
 
@@ -116,6 +122,7 @@ class _Filling:
     options: CacheOptions
     digested: dict[str, list[int]] = field(default_factory=dict)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    without: dict[str, dict[tuple[str, str], str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     levels: dict[str, dict[int, tuple[int, int]]] = field(default_factory=dict)
     lacked: bool = False
@@ -145,7 +152,7 @@ class _Filling:
         They are gone through twice, since ten million of them with their keys would take gigabytes.
         """
         lacking = [np.zeros(0, dtype=np.int64)]
-        for start, chunk in _chunks(texts(), CHUNK):
+        for start, chunk in chunks(texts(), CHUNK):
             keys = [self.origins.caption(encoder, words).key for words in chunk]
             places = self.cache.lacking(keys)
             mine = [int(keys[place], 16) % self.ranks.size == self.ranks.rank for place in places]
@@ -154,27 +161,8 @@ class _Filling:
         with ExitStack() as stack:
             if len(places):
                 stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(places)))
-                self._encode(encoder, self._words(encoder, texts(), places), stage, stack)
+                self._encode(encoder, longest_first(encoder, self.origins, texts(), places), stage, stack)
         self.cache.flush()
-
-    def _words(self, encoder: Encoder, texts: Iterator[Words], places: Rows) -> Iterator[tuple[Origin, Input]]:
-        """What the encoder is given of the texts at these ascending places, the longest of many first."""
-        wanted = iter(places.tolist())
-        place = next(wanted)
-        chosen: list[Words] = []
-        for number, words in enumerate(texts):
-            if number == place:
-                chosen.append(words)
-                place = next(wanted, -1)
-            if len(chosen) == SORTED or (place < 0 and chosen):
-                # Neighbours of one length are padded least, and the batch that needs most memory comes first.
-                chosen.sort(key=lambda one: -sum(map(len, (one.caption, *one.read_by(encoder).values()))))
-                for one in chosen:
-                    origin = self.origins.caption(encoder, one)
-                    yield origin, Input(origin.key, caption=one.caption, facts=one.read_by(encoder))
-                chosen = []
-            if place < 0:
-                return
 
     def media(self, encoder: Encoder) -> None:
         """Encode this rank's share of the samples that the cache lacks, largest first."""
@@ -188,17 +176,50 @@ class _Filling:
                 self._encode(encoder, self._inputs(encoder, jobs, pool, stage), stage, stack)
         self.cache.flush()
 
+    def joint(self, encoder: Encoder) -> None:
+        """Encode this rank's share of what the cache lacks of captions that are read with their samples."""
+        todo: list[Pair] = []
+        for one in self.sets:
+            for bucket in sorted(one.buckets, key=lambda bucket: bucket.geometry, reverse=True):
+                mine = self._mine(one, np.unique(bucket.rows))
+                todo += [(one, *pair) for pair in lacking_pairs(encoder, self.origins, self.cache, one, mine)]
+        self.lacked |= bool(todo)
+        with ExitStack() as stack:
+            if todo:
+                pool = stack.enter_context(ThreadPoolExecutor(self.options.workers))
+                stage = stack.enter_context(self.report.stage(f"encoding {encoder.name}", len(todo)))
+                read = read_pairs(encoder, self.origins, todo, pool, self.options.batch)
+                self._encode(encoder, self._unknown(read, stage), stage, stack)
+        self.cache.flush()
+
+    def _unknown(
+        self, read: Iterable[tuple[Pair, Origin | None, Input | str]], stage: Stage
+    ) -> Iterator[tuple[Origin, Input]]:
+        """What is to be encoded of what was read; the rest is passed over, and why is remembered."""
+        recent: deque[str] = deque(maxlen=2 * self.options.batch)
+        for (one, row, _), origin, given in read:
+            if isinstance(given, str):
+                self.reasons[one.name, one.index.key(row)] = given
+            # Without a digest another encoder could not read the sample, which is left out for that.
+            elif origin is not None and origin.key not in recent and origin.key not in self.cache:
+                recent.append(origin.key)
+                yield origin, given
+                continue
+            stage.advance()
+
     def _jobs(self, encoder: Encoder) -> list[_Job]:
         jobs = []
         for one in self._read_by(encoder):
-            sizes = one.index.table["size_bytes"].to_numpy()
             for bucket in one.buckets:
-                rows = np.unique(bucket.rows)
-                mine = rows[owners(sizes[rows], self.ranks.size) == self.ranks.rank]
-                lacking = self._lacking(encoder, one, mine)
+                lacking = self._lacking(encoder, one, self._mine(one, np.unique(bucket.rows)))
                 if len(lacking):
                     jobs.append(_Job(one, bucket.geometry, lacking))
         return sorted(jobs, key=lambda job: job.geometry, reverse=True)
+
+    def _mine(self, one: PreparedSet, rows: Rows) -> Rows:
+        """The rows that this rank encodes."""
+        mine: Rows = rows[owners(one.index.table["size_bytes"].to_numpy()[rows], self.ranks.size) == self.ranks.rank]
+        return mine
 
     def _lacking(self, encoder: Encoder, one: PreparedSet, rows: Rows) -> Rows:
         """The rows without an entry of this encoder. In chunks, since a million keys would take a gigabyte."""
@@ -231,7 +252,7 @@ class _Filling:
             try:
                 origin, given = future.result()
             except SampleUnreadable as error:
-                self.reasons[job.one.name, error.key] = error.reason
+                self._unreadable(encoder)[job.one.name, error.key] = error.reason
                 stage.advance()
                 continue
             self.digested.setdefault(job.one.name, []).append(row)
@@ -244,7 +265,7 @@ class _Filling:
     def _encode(self, encoder: Encoder, pairs: Iterable[tuple[Origin, Input]], stage: Stage, stack: ExitStack) -> None:
         """Give the encoder its inputs in batches of one geometry. It is loaded when there is a first one."""
         run: EncoderRun | None = None
-        for batch in _batches(pairs, self.options.batch):
+        for batch in batches_of(pairs, self.options.batch):
             if run is None:
                 run = EncoderRun(encoder, stack.enter_context(encoder.open(self.device)), self.options.batch)
             for (origin, _), answer in zip(batch, run([given for _, given in batch]), strict=True):
@@ -313,7 +334,13 @@ class _Filling:
         if self.ranks.size == 1 and not self.lacked and not self.reasons:
             # A warm start of a large data set is made of looking keys up: once is enough.
             return Encoded(self.sets, self.origins)
-        return Encoded(tuple(self._without_unreadable(one) for one in self.sets), self.origins)
+        left = tuple(self._without_unreadable(one) for one in self.sets)
+        for one in left:
+            for name, codec in self.origins.further_streams.items():
+                rows = self._lacking(codec, one, np.unique(np.concatenate([bucket.rows for bucket in one.buckets])))
+                why = (self._unreadable(codec), self.failed)
+                tell_lacking(one, name, rows, self.origins, why=why, report=self.report)
+        return Encoded(left, self.origins)
 
     def _without_unreadable(self, one: PreparedSet) -> PreparedSet:
         gone = {row for bucket in one.buckets for row in self._unencoded(one, bucket.rows)}
@@ -331,11 +358,23 @@ class _Filling:
         buckets = (replace(bucket, rows=bucket.rows[~np.isin(bucket.rows, lost)]) for bucket in one.buckets)
         return replace(one, buckets=tuple(bucket for bucket in buckets if len(bucket.rows)))
 
+    def _unreadable(self, encoder: Encoder) -> dict[tuple[str, str], str]:
+        """Why samples could not be given to an encoder: without its stream they train on, otherwise they are out."""
+        further = encoder in self.origins.further_streams.values()
+        return self.without.setdefault(encoder.name, {}) if further else self.reasons
+
     def _unencoded(self, one: PreparedSet, rows: Rows) -> Iterator[int]:
         """Rows without an entry of some encoder, or whose mask could not be read."""
         rows = np.unique(rows)
         for encoder in self.origins.media_readers:
-            yield from map(int, self._lacking(encoder, one, rows))
+            if encoder not in self.origins.further_streams.values():
+                yield from map(int, self._lacking(encoder, one, rows))
+        for encoder in self.origins.joint_readers:
+            for row, words in lacking_pairs(encoder, self.origins, self.cache, one, rows):
+                origin = self.origins.joint(encoder, one, row, words)
+                if origin is not None and origin.key in self.failed:
+                    self.reasons[one.name, one.index.key(row)] = self.failed[origin.key]
+                yield row
         for other in one.references:
             for row in map(int, self._lacking(self.origins.references, other, rows)):
                 self.reasons[one.name, one.index.key(row)] = f"its reference: {self._reason(other, row)}"
@@ -359,37 +398,3 @@ class _Filling:
             except SampleUnreadable as error:
                 self.reasons[name, key] = error.reason
         return self.reasons.setdefault((name, key), "another rank could not encode it")
-
-
-def owners(sizes: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
-    """Which rank encodes each of these files, (N,), from their sizes in bytes.
-
-    Files of one size have one owner, so that two copies of a file are encoded once without the ranks asking one
-    another. Where so many share a size that one rank would do most of the work (uncompressed pictures), they are dealt
-    out, and copies among those may be encoded on two ranks.
-    """
-    if ranks == 1:
-        return np.zeros(len(sizes), dtype=np.int64)
-    distinct, place, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    owner = np.array([int(blake2b(str(size).encode(), digest_size=4).hexdigest(), 16) % ranks for size in distinct])
-    crowded = counts > max(8, len(sizes) // (4 * ranks))
-    return np.where(crowded[place], np.arange(len(sizes)) % ranks, owner[place])
-
-
-def _chunks(texts: Iterator[Words], size: int) -> Iterator[tuple[int, list[Words]]]:
-    start = 0
-    while chunk := list(islice(texts, size)):
-        yield start, chunk
-        start += len(chunk)
-
-
-def _batches(pairs: Iterable[tuple[Origin, Input]], size: int) -> Iterator[list[tuple[Origin, Input]]]:
-    """Consecutive inputs of one geometry, at most ``size`` of them."""
-    batch: list[tuple[Origin, Input]] = []
-    for pair in pairs:
-        if batch and (len(batch) == size or batch[0][1].geometry != pair[1].geometry):
-            yield batch
-            batch = []
-        batch.append(pair)
-    if batch:
-        yield batch

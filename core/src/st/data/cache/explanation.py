@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from st.data.cache.joint import texts_of
 from st.data.cache.pruning import records
 from st.data.sets.words import Words
 
@@ -37,6 +38,11 @@ def explain(origins: Origins, cache: Cache, one: PreparedSet, row: int) -> Itera
         origin = origins.media(origins.references, other, row)
         assert origin is not None
         yield Explanation(origins.references.name, other.index.key(row), _state(cache, origin, known))
+    for encoder in origins.joint_readers:
+        for words in texts_of(one, row, encoder):
+            origin = origins.joint(encoder, one, row, words)
+            assert origin is not None
+            yield Explanation(encoder.name, f"{one.index.key(row)} {words.caption!r}", _state(cache, origin, known))
     for encoder in origins.caption_readers:
         for text in one.index.captions(row) or ("",):
             words = Words(text, one.index.facts(row))

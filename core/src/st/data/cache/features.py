@@ -22,7 +22,7 @@ def feature_encoders(taken: Iterable[str], answers: Iterable[tuple[str, Sequence
     found: list[Encoder] = []
     for name, answer in answers:
         for encoder in answer:
-            if encoder.reads == "caption":
+            if encoder.reads_captions:
                 raise PluginError(f"{name} brings encoder {encoder.name!r}, which reads captions, not samples")
             if encoder.name in names:
                 raise PluginError(f"{name} brings an encoder named {encoder.name!r}, and there is one already")

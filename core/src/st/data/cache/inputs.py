@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -38,30 +37,27 @@ AHEAD_BYTES = 1 << 30
 
 def media_input(one: PreparedSet, row: int, file: BinaryIO, encoder: Encoder) -> Input:
     """A sample for an encoder of pixels or sound. file: what ``one.open(row)`` gave. Raises SampleUnreadable."""
-    return _GIVEN[encoder.reads](one, row, file, encoder)
+    key, fit = one.index.key(row), one.index.fit(row)
+    shown = pixels_of(one, row, file) if "pixels" in encoder.reads else None
+    heard = _sound(one, row, file, encoder) if "audio" in encoder.reads else None
+    return Input(key, fit.geometry, pixels=shown, audio=heard, fps=fit.rate)
 
 
-def _pixels(one: PreparedSet, row: int, file: BinaryIO, encoder: Encoder) -> Input:
+def pixels_of(one: PreparedSet, row: int, file: BinaryIO) -> Tensor:
+    """(3, [F,] H, W) float32 in [0, 1]."""
     key, fit, reader = one.index.key(row), one.index.fit(row), reader_of(one.index.kind(row))
     pixels = torch.from_numpy(reader.pixels(key, file, fit)).movedim(-1, 0)
-    pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    return Input(key, fit.geometry, pixels=pixels, fps=fit.rate)
+    return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _sound(one: PreparedSet, row: int, file: BinaryIO, encoder: Encoder) -> Input:
+def _sound(one: PreparedSet, row: int, file: BinaryIO, encoder: Encoder) -> Tensor:
     key, fit, reader = one.index.key(row), one.index.fit(row), reader_of(one.index.kind(row))
     rate, channels = encoder.sample_rate, encoder.channels
     assert rate and channels, f"encoder {encoder.name!r} reads sound and says neither its rate nor its channels"
     heard = reader.audio(key, file, fit, rate, channels)
     if not one.config.options.keep_silence and float(abs(heard).max(initial=0.0)) < SILENCE:
         raise SampleUnreadable(key, f"it is silent from {fit.start:.2f} s to {fit.start + fit.duration:.2f} s")
-    return Input(key, fit.geometry, audio=torch.from_numpy(heard), fps=fit.rate)
-
-
-_GIVEN: Mapping[str, Callable[[PreparedSet, int, BinaryIO, Encoder], Input]] = MappingProxyType(
-    {"pixels": _pixels, "audio": _sound}
-)
-"""By what an encoder reads."""
+    return torch.from_numpy(heard)
 
 
 def mask_tensor(one: PreparedSet, row: int, data: bytes, height: int, width: int) -> Tensor:

@@ -9,16 +9,16 @@ import torch
 
 from st.data.cache.encoder_run import EncoderRun
 from st.data.cache.inputs import mask_tensor, media_input
+from st.data.cache.joint import joint_input
 from st.data.cache.origins import MASK, Origins
 from st.data.digest import digest_of, digest_of_file
-from st.data.encoder import Input
 from st.errors import SampleUnreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.cache.cache import Cache, Origin
-    from st.data.encoder import Encoder
+    from st.data.encoder import Encoder, Input
     from st.data.sets.prepare import PreparedSet
     from st.data.sets.words import Words
 
@@ -34,8 +34,15 @@ class Mender:
 
     def caption(self, encoder: Encoder, words: Words) -> Mapping[str, Tensor]:
         """The encoder's entry of a caption, with what it reads beside it."""
-        given = Input(words.caption, caption=words.caption, facts=words.read_by(encoder))
-        return self._mend(encoder, self._origins.caption(encoder, words), given)
+        return self._mend(encoder, self._origins.caption(encoder, words), words.input(encoder))
+
+    def joint(self, encoder: Encoder, one: PreparedSet, row: int, words: Words) -> Mapping[str, Tensor]:
+        """The encoder's entry of a sample and its caption. Raises SampleUnreadable, also where a file has changed."""
+        origin = self._origins.joint(encoder, one, row, words)
+        # Of what has changed meanwhile, no digest that is taken now is the one that names the entry.
+        if origin is None or any(_has_changed(part, row) for part in (one, *one.references)):
+            raise SampleUnreadable(one.index.key(row), "the file has changed since training began")
+        return self._mend(encoder, origin, joint_input(one, row, encoder, words))
 
     def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Mapping[str, Tensor]:
         """The encoder's entry of a sample. Raises SampleUnreadable, also where the file is not the one of before."""
@@ -69,3 +76,8 @@ class Mender:
         )
         tensors = self._cache.get(origin.key) or tensors
         return tensors
+
+
+def _has_changed(one: PreparedSet, row: int) -> bool:
+    with one.open(row) as file:
+        return digest_of_file(file) != one.index.digest(row)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from st.data.cache.cache import Origin
 from st.data.geometry import Geometry
 from st.data.media.media_reader import DECODERS, WINDOWED
+from st.data.sample import reference_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,9 @@ class Origins:
     """What an entry of each encoder is made of, for every sample of a run.
 
     An encoder's fingerprint is asked for once. references: what encodes reference pictures; the codec where it is None.
-    features: encoders of techniques. masks: data set -> row -> digest of the mask's bytes.
+    features: encoders of techniques. streams: the codec of each of several latents by name, the first being ``codec``;
+    empty where there is one. masks: data set -> row -> digest of the mask's bytes. lacking: stream -> data set -> rows
+    of which its codec can make nothing.
     """
 
     def __init__(
@@ -36,27 +40,55 @@ class Origins:
         text_encoders: Sequence[Encoder],
         references: Encoder | None = None,
         features: Sequence[Encoder] = (),
+        streams: Mapping[str, LatentCodec] = MappingProxyType({}),
     ) -> None:
         self.codec, self.text_encoders, self.features = codec, tuple(text_encoders), tuple(features)
-        self.encoders: tuple[Encoder, ...] = (codec, *self.text_encoders, *self.features)
+        self.streams, self.further_streams = dict(streams), dict(list(streams.items())[1:])
+        self.encoders: tuple[Encoder, ...] = (
+            codec,
+            *self.further_streams.values(),
+            *self.text_encoders,
+            *self.features,
+        )
         self.references: Encoder = references or codec
         self.masks: dict[str, dict[int, str]] = {}
+        self.lacking: dict[str, dict[str, set[int]]] = {}
         self._fingerprints = {encoder.name: encoder.fingerprint for encoder in (*self.encoders, self.references)}
 
     @property
     def caption_readers(self) -> tuple[Encoder, ...]:
-        """The encoders that are given captions."""
-        return tuple(encoder for encoder in self.encoders if encoder.reads == "caption")
+        """The encoders that are given texts alone."""
+        return tuple(one for one in self.encoders if not one.reads_samples)
 
     @property
     def media_readers(self) -> tuple[Encoder, ...]:
-        """The encoders that are given pixels or sound: the codec, and feature extractors."""
-        return tuple(encoder for encoder in self.encoders if encoder.reads != "caption")
+        """The encoders that are given pixels or sound: codecs, and feature extractors."""
+        return tuple(one for one in self.encoders if not _reads_more(one) and one.reads_samples)
+
+    @property
+    def joint_readers(self) -> tuple[Encoder, ...]:
+        """The encoders that are given a sample's caption or references together with what else they read of it."""
+        return tuple(one for one in self.encoders if _reads_more(one) and one.reads_samples)
 
     def caption(self, encoder: Encoder, words: Words) -> Origin:
         """What the encoder's entry of a caption is made of."""
-        facts = {f"fact {name}": value for name, value in words.read_by(encoder).items()}
-        return Origin(encoder.name, self._fingerprints[encoder.name], {"caption": words.caption, **facts})
+        return Origin(encoder.name, self._fingerprints[encoder.name], words.parts(encoder))
+
+    def joint(self, encoder: Encoder, one: PreparedSet, row: int, words: Words) -> Origin | None:
+        """What the encoder's entry of a caption and its sample is made of; None while a digest is not known."""
+        parts = words.parts(encoder)
+        if "pixels" in encoder.reads or "audio" in encoder.reads:
+            digest = one.index.digest(row)
+            if digest is None:
+                return None
+            parts |= _place(one.index, row, digest)
+        for number, other in enumerate(one.references if "references" in encoder.reads else ()):
+            digest = other.index.digest(row)
+            if digest is None:
+                return None
+            name = reference_name(number)
+            parts |= {f"{name} {part}": value for part, value in _place(other.index, row, digest).items()}
+        return Origin(encoder.name, self._fingerprints[encoder.name], parts, one.index.key(row))
 
     def media(self, encoder: Encoder, one: PreparedSet, row: int) -> Origin | None:
         """What the encoder's entry of a sample is made of; None while the digest of the sample's bytes is not known."""
@@ -77,6 +109,11 @@ class Origins:
             return None
         reads = {**_place(one.index, row, digest), "latents": f"{width}x{height}"}
         return Origin(MASK, "1", reads, one.index.extras(row)[MASK])
+
+
+def _reads_more(encoder: Encoder) -> bool:
+    """Whether it reads more than the file of a sample: a caption, or what the model is shown beside it."""
+    return encoder.reads_captions or "references" in encoder.reads
 
 
 def _place(index: Index, row: int, digest: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from st.data.cache.cache import INDEXES, SHARDS
+from st.data.cache.joint import texts_of
 from st.data.cache.origins import MASK, Origins, latent_size, masked_rows
 from st.data.cache.shard import DAMAGED, unpack_records
 from st.data.digest import digest_of
@@ -124,6 +125,10 @@ def needed_keys(sets: Sequence[PreparedSet], origins: Origins, cache: Cache, pro
             for row in range(len(other.index)):
                 other.digest(row)
                 keys |= {origin.key} if (origin := origins.media(origins.references, other, row)) else set()
+        for encoder in origins.joint_readers:
+            pairs = ((row, words) for row in range(len(one.index)) for words in texts_of(one, row, encoder))
+            joint = (origins.joint(encoder, one, row, words) for row, words in pairs)
+            keys |= {origin.key for origin in joint if origin}
         for row in masked_rows(one):
             size = latent_size(origins, cache, one, row)
             origins.masks.setdefault(one.name, {})[row] = digest_of(one.backend.read(one.index.extras(row)[MASK]))

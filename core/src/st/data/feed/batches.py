@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from st.data.cache.origins import MASK
+from st.data.cache.streams import stacked
 from st.data.sample import reference_name
-from st.data.sets.words import Words
+from st.data.sets.words import DROPPED, Words
 from st.diffusion.objective import Batch
 from st.errors import SampleUnreadable, StError
 from st.randomness import keyed
@@ -158,6 +159,7 @@ class Assembler:
         rows = [row for row, _ in samples]
         latents = torch.stack([tensors["latents"] for _, tensors in samples])
         further = {name: torch.stack([t[name] for _, t in samples]) for name in samples[0][1] if name != "latents"}
+        streams, lacking = self._streams(one, rows, latents)
         return Batch(
             keys=tuple(one.index.key(row) for row in rows),
             indices=indices,
@@ -166,13 +168,31 @@ class Assembler:
             conditions=self._collate(conditions),
             mask=self._masks(one, rows, latents),
             extras={**_sizes(one, rows), **further},
+            streams=streams,
+            lacking=lacking,
         )
+
+    def _streams(
+        self, one: PreparedSet, rows: Sequence[int], latents: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All of several streams by name, and which samples lack which; nothing of one stream."""
+        origins = self._origins
+        if not origins.streams:
+            return {}, {}
+        streams, lacking = {next(iter(origins.streams)): latents}, {}
+        for name, codec in origins.further_streams.items():
+            absent = origins.lacking.get(name, {}).get(one.name, ())
+            found = [None if row in absent else self._media(codec, one, row)["latents"] for row in rows]
+            streams[name], lacks = stacked(name, found, codec, one.index.fit(rows[0]).geometry, latents)
+            if lacks is not None:
+                lacking[name] = lacks
+        return streams, lacking
 
     def _conditions(self, one: PreparedSet, row: int, words: Words) -> Tensors:
         merged = dict(self.conditions(words))
         for encoder in self._origins.text_encoders:
-            if encoder.reads != "caption":
-                self._merge(merged, self._media(encoder, one, row))
+            if encoder.reads_samples:
+                self._merge(merged, self._of_sample(encoder, one, row, words))
         return merged
 
     def _merge(self, merged: dict[str, Tensor], tensors: Tensors) -> None:
@@ -201,11 +221,19 @@ class Assembler:
             return own
         merged = dict(own)
         for encoder in self._origins.features:
-            self._merge(merged, self._media(encoder, one, row))
+            self._merge(merged, self._of_sample(encoder, one, row, DROPPED))
         for number, other in enumerate(one.references):
             shown = self._media(self._origins.references, other, row)
             self._merge(merged, {reference_name(number, name): tensor for name, tensor in shown.items()})
         return merged
+
+    def _of_sample(self, encoder: Encoder, one: PreparedSet, row: int, words: Words) -> Tensors:
+        """What an encoder gives of a sample, and of its caption where it reads that too."""
+        if encoder not in self._origins.joint_readers:
+            return self._media(encoder, one, row)
+        origin = self._origins.joint(encoder, one, row, words)
+        assert origin is not None, "the digest of every sample is known once the cache is filled"
+        return self._entry(origin, partial(self._mender.joint, encoder, one, row, words))
 
     def _media(self, encoder: Encoder, one: PreparedSet, row: int) -> Tensors:
         origin = self._origins.media(encoder, one, row)
@@ -217,9 +245,8 @@ class Assembler:
         return mend() if tensors is None else tensors
 
     def _caption(self, one: PreparedSet, row: int, index: int) -> Words:
-        """What is dropped is the caption with all that is said beside it: guidance is away from nothing at all."""
         if keyed(self._seed, index, "caption_dropout") < one.config.options.caption_dropout * 2**64:
-            return Words("")
+            return DROPPED
         captions = one.index.captions(row)
         text = captions[keyed(self._seed, index, "caption") % len(captions)] if captions else ""
         return Words(text, one.index.facts(row))
@@ -284,9 +311,12 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def _each(batch: Batch, do: Callable[[Tensor], Tensor]) -> Batch:
+    streams = {name: do(tensor) for name, tensor in batch.streams.items()}
     return replace(
         batch,
-        latents=do(batch.latents),
+        latents=next(iter(streams.values())) if streams else do(batch.latents),
+        streams=streams,
+        lacking={name: do(tensor) for name, tensor in batch.lacking.items()},
         conditions={name: do(tensor) for name, tensor in batch.conditions.items()},
         mask=None if batch.mask is None else do(batch.mask),
         extras={name: do(tensor) for name, tensor in batch.extras.items()},

@@ -222,7 +222,7 @@ def _doubles(one: PreparedSet) -> list[tuple[str, ...]]:
 
 def _measure_captions(one: PreparedSet, encoders: Sequence[Encoder], found: Findings) -> None:
     """Captions that are empty, and the longest one of each sample that an encoder does not read to its end."""
-    readers = [encoder for encoder in encoders if encoder.reads == "caption"]
+    readers = [encoder for encoder in encoders if encoder.reads_captions]
     measured: dict[tuple[str, str], tuple[int, int] | None] = {}
     for row in range(len(one.index)):
         texts = one.index.captions(row)

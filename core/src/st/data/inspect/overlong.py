@@ -27,7 +27,7 @@ def report_overlong(sets: Iterable[PreparedSet], encoders: Sequence[Encoder], re
     for one in sets:
         longest = nlargest(LONGEST, one.index.distinct_captions(), key=len)
         for encoder in encoders:
-            if encoder.reads == "caption":
+            if encoder.reads_captions:
                 _report(one, encoder, longest, report)
 
 

@@ -87,6 +87,8 @@ class ClipReader(MediaReader):
         """The sound track of the window."""
         from st.data.media.sound import SoundReader
 
+        if isinstance(file, FrameFolder):
+            raise SampleUnreadable(key, "it is a folder of frames, which has no sound")
         return SoundReader().audio(key, file, fit, rate, channels)
 
 

@@ -20,7 +20,7 @@ class Pixels(Encoder):
     """A picture's own pixels, cropped as training sees it: ``latents`` (3, H, W) uint8 in [0, 255]."""
 
     name = "pixels"
-    reads = "pixels"
+    reads = ("pixels",)
     fingerprint = "1"
 
     @contextmanager

@@ -68,6 +68,11 @@ class BlockCall:
         stream = self.group.stream
         return stream.read(self.arguments[stream.argument], self.count, self.starts)
 
+    def of(self, name: str) -> Tensor:
+        """The tokens of a further stream on their way into the block, (B, S, D)."""
+        found: Tensor = self.arguments[self.group.further[name].argument]
+        return found
+
     def dropping(self, keep: Tensor) -> BlockCall:
         """The same call with only the tokens in ``keep`` (K,), sorted. Later blocks receive only those too."""
         stream = self.group.stream
@@ -100,6 +105,12 @@ class BlockResult:
     def tokens(self) -> Tensor:
         """The stream's tokens as the block left them, (B, count, D)."""
         return self.call.group.stream.read(self.sequence, self.call.count, self.call.starts)
+
+    def of(self, name: str) -> Tensor:
+        """The tokens of a further stream as the block left them, (B, S, D)."""
+        place = self.call.group.further[name].returned
+        found: Tensor = self.value if place is None else self.value[place]
+        return found
 
     def restoring(self, tokens: Tensor) -> BlockResult:
         """The same result with every token present again. tokens: (B, S, D)."""
@@ -172,7 +183,7 @@ class BlockStack:
     the first block's own tensor tells how many tokens there are, or ``TokenStream.count`` where text shares it.
 
     Limits. One recomputed region is one block. One selection of tokens per batch, unless ``TokenStream.select`` can
-    narrow what is per sample. Sequences are (B, S, D). A block carries one stream.
+    narrow what is per sample. Sequences are (B, S, D). Tokens of further streams are read, and never dropped.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -73,10 +73,15 @@ class TokenStream:
 
 @dataclass(frozen=True, slots=True)
 class BlockGroup:
-    """A list of alike blocks, run in order: ``path`` names an ``nn.ModuleList`` inside the denoiser."""
+    """A list of alike blocks, run in order: ``path`` names an ``nn.ModuleList`` inside the denoiser.
+
+    stream: the tokens that techniques may take away. further: other streams of the family by name, such as the sound of
+    a clip, where the blocks pass those on too: each has an argument to itself, and keeps all of its tokens.
+    """
 
     path: str
     stream: TokenStream = TokenStream()
+    further: Mapping[str, TokenStream] = field(default_factory=dict, hash=False)
 
 
 def _rows(sequence: Tensor, index: Tensor) -> Tensor:

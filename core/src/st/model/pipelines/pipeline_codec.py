@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
 
 
@@ -28,7 +28,7 @@ class PipelineCodec(LatentCodec):
     """
 
     name = "vae"
-    reads: Literal["pixels", "caption", "audio"] = "pixels"
+    reads: tuple[Reads, ...] = ("pixels",)
 
     takes_frames: ClassVar[bool] = False
     """Whether the autoencoder wants (B, 3, F, H, W): a picture is a clip of one frame, and its latents keep F."""
@@ -51,8 +51,9 @@ class PipelineCodec(LatentCodec):
         dtype: torch.dtype = autoencoder.dtype
 
         def together(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
-            given = [one for one in (getattr(item, self.reads) for item in inputs) if one is not None]
-            assert len(given) == len(inputs), f"this codec reads {self.reads}"
+            (media_read,) = self.reads
+            given = [one for one in (getattr(item, media_read) for item in inputs) if one is not None]
+            assert len(given) == len(inputs), f"this codec reads {media_read}"
             media = torch.stack([self._clip(one) for one in given]).to(device, dtype)
             with torch.no_grad():
                 entered = self.enter(media)

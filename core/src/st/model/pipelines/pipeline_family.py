@@ -78,7 +78,10 @@ class PipelineFamily(ModelFamily[P]):
     """Overridden where an autoencoder has arithmetic of its own."""
     encodes: Sequence[str | None] = ("prompt_embeds", None)
     """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept. Of the
-    instance, where options decide it; so is ``trims``."""
+    instance, where options decide it; so are ``encodes_negative`` and ``trims``."""
+    encodes_negative: Sequence[str | None] = ()
+    """The same names for what ``encode_prompt`` returns of a negative prompt, where the pipeline reads that otherwise
+    than a prompt, without its system prompt for instance; dropped captions are read likewise. Empty: all alike."""
     trims: Mapping[str, str] = MappingProxyType({})
     """By name, the mask among them that says which of its rows are real; padding is not kept."""
     guidance: ClassVar[str] = "guidance_scale"
@@ -126,6 +129,7 @@ class PipelineFamily(ModelFamily[P]):
             self.encodes,
             self.trims,
             self.prompt_arguments(),
+            self.encodes_negative,
         )
         return (PipelineText(self.folder, prompting, self.options.text_precision),)
 

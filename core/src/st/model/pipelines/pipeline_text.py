@@ -13,19 +13,17 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
-from st.model.checkpoint.networks import load_component, load_tokenizer
+from st.model.checkpoint.networks import load_component
 from st.model.checkpoint.quiet import quietly
+from st.model.pipelines.token_count import Reading, readings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
     from st.model.quantize.quantizer import Quantization, Quantizer
-
-UNBOUNDED = 1 << 20
-"""Tokenizers without a limit of their own say so with a number beyond this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,9 @@ class Prompting:
     pipeline: its class. without: components that have nothing to do with text. encodes: a name for each value that
     ``encode_prompt`` returns, None for those not kept. trims: by name, the mask among them that says which rows are
     real; only those rows are kept, and the mask is not. arguments: for ``encode_prompt``; what is not among them is as
-    the pipeline's own call has it: users get that, and the defaults of ``encode_prompt`` often differ.
+    the pipeline's own call has it: users get that, and the defaults of ``encode_prompt`` often differ. negatives: a
+    name for each value, of those that belong to the negative prompt, where the pipeline reads that otherwise than a
+    prompt.
     """
 
     pipeline: type
@@ -43,22 +43,26 @@ class Prompting:
     encodes: Sequence[str | None]
     trims: Mapping[str, str]
     arguments: Mapping[str, Any]
+    negatives: Sequence[str | None] = ()
 
 
 class PipelineText(Encoder):
     """A pipeline without its denoiser and its autoencoder, asked ``encode_prompt``."""
 
     name = "text"
-    reads = "caption"
+    reads: tuple[Reads, ...] = ("caption",)
 
     def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str) -> None:
         self.folder, self.prompting, self.dtype = folder, prompting, dtype
+        if prompting.negatives:
+            self.reads = ("caption", "role")
         self._quantizer: Quantizer | None = None
         self._tell: Callable[[Quantization], None] = lambda done: None
 
     @property
     def fingerprint(self) -> str:
-        asked = json.dumps([self.prompting.encodes, dict(self.prompting.trims), self._arguments()], default=str)
+        kept = [self.prompting.encodes, dict(self.prompting.trims), self._arguments()]
+        asked = json.dumps([*kept, *([self.prompting.negatives] if self.prompting.negatives else [])], default=str)
         dtype = self.dtype if self._quantizer is None else f"{self.dtype}-{self._quantizer.fingerprint}"
         return f"{self.prompting.pipeline.__name__}-{self.folder.fingerprint(self._components())}-{dtype}-{asked}"
 
@@ -77,23 +81,36 @@ class PipelineText(Encoder):
         if "device" in inspect.signature(pipeline.encode_prompt).parameters:
             arguments["device"] = device
 
-        def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
+        def ask(texts: Sequence[str], negative: bool) -> Iterator[Mapping[str, Tensor]]:
+            asked: dict[str, Any] = {"prompt": list(texts)}
+            if negative:
+                # Only beside a prompt, which may be any.
+                asked = {"prompt": [""] * len(texts), "negative_prompt": list(texts)}
+                asked["do_classifier_free_guidance"] = True
             with torch.no_grad():
-                values = pipeline.encode_prompt(prompt=[one.caption or "" for one in inputs], **arguments)
+                values = pipeline.encode_prompt(**(arguments | asked))
             values = values if isinstance(values, tuple) else (values,)
-            named = {name: value for name, value in zip(self.prompting.encodes, values, strict=True) if name}
-            return [self._row(named, row) for row in range(len(inputs))]
+            names = self.prompting.negatives if negative else self.prompting.encodes
+            named = {name: value for name, value in zip(names, values, strict=True) if name}
+            return (self._row(named, row) for row in range(len(texts)))
+
+        def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
+            against = [bool(self.prompting.negatives) and one.role != "caption" for one in inputs]
+            answers = {}
+            for negative in sorted(set(against)):
+                texts = [
+                    one.caption or ""
+                    for one, is_negative in zip(inputs, against, strict=True)
+                    if is_negative == negative
+                ]
+                answers[negative] = ask(texts, negative)
+            return [next(answers[negative]) for negative in against]
 
         yield encode
 
     def count_tokens(self, caption: str) -> tuple[int, int] | None:
-        """For the tokenizer that reads the most of it."""
-        counts = []
-        for tokenizer in self._tokenizers:
-            limit = self._arguments().get("max_sequence_length") or UNBOUNDED
-            own = tokenizer.model_max_length
-            tokens = len(tokenizer(caption, truncation=False, verbose=False).input_ids)
-            counts.append((min(tokens, limit, own), tokens))
+        """With all that the pipeline puts around it, for the tokenizer that reads the most of it."""
+        counts = [(min(tokens, one.limit), tokens) for one in self._readings for tokens in (one.tokens(caption),)]
         if not counts:
             return None
         read, tokens = max(counts)
@@ -159,10 +176,9 @@ class PipelineText(Encoder):
         return arguments | dict(self.prompting.arguments)
 
     @cached_property
-    def _tokenizers(self) -> list[Any]:
-        """Read once: a run may count the tokens of many captions."""
-        names = [name for name in self._components() if name.startswith("tokenizer")]
-        return [load_tokenizer(self.folder, name) for name in names]
+    def _readings(self) -> list[Reading]:
+        """Asked for once: a run may count the tokens of many captions."""
+        return readings(self.prompting.pipeline, self.folder, self._components(), self._arguments())
 
 
 def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[str], dtype: torch.dtype) -> Any:

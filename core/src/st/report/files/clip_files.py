@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from st.report.files.sound_files import Sound
+
 CLIPS = frozenset({".mp4", ".webm"})
 """Endings of files that browsers play as clips."""
 QUALITY = "16"
 """Constant rate factor of x264: hardly to be told from the frames."""
 
 
-def save_clip(pixels: Tensor, path: Path, facts: Mapping[str, str], frames_per_second: float) -> Path:
-    """Write a clip (3, F, H, W) in [0, 1] as MP4 (H.264), which every browser plays; the written file.
+def save_clip(
+    pixels: Tensor, path: Path, facts: Mapping[str, str], frames_per_second: float, sound: Sound | None = None
+) -> Path:
+    """Write a clip (3, F, H, W) in [0, 1] as MP4 (H.264, AAC), which every browser plays; the written file.
 
-    path: without a suffix. facts: the comment in the file. Values that are not finite are black. The format wants even
-    edges: an odd one is repeated.
+    path: without a suffix. sound: what is heard with it. facts: the comment in the file. Values that are not finite are
+    black. The format wants even edges: an odd one is repeated.
     """
     import numpy as np
 
@@ -38,9 +42,17 @@ def save_clip(pixels: Tensor, path: Path, facts: Mapping[str, str], frames_per_s
         stream = container.add_stream("libx264", rate=Fraction(frames_per_second).limit_denominator(1001))
         stream.height, stream.width = array.shape[1:3]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": QUALITY}
+        # Every stream is there before the first packet, which the container's header waits for.
+        track = sound and container.add_stream("aac", rate=sound.sample_rate, layout=sound.layout)
         for frame in array:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
+        if sound and track:
+            heard = np.ascontiguousarray(sound.samples.float().nan_to_num(0.0).clamp(-1, 1).cpu().numpy())
+            frame = av.AudioFrame.from_ndarray(heard, format="fltp", layout=sound.layout)
+            frame.sample_rate = sound.sample_rate
+            container.mux(track.encode(frame))
+            container.mux(track.encode())
     return written
 
 

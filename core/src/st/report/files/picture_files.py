@@ -12,19 +12,27 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from st.report.files.sound_files import Sound
 
 ENDINGS = (".png", ".mp4", ".wav")
 """Of the files that are written."""
 
 
 def save_picture(
-    pixels: Tensor, path: Path, facts: Mapping[str, str], sample_rate: int = 0, *, frames_per_second: float = 0.0
+    pixels: Tensor,
+    path: Path,
+    facts: Mapping[str, str],
+    sample_rate: int = 0,
+    *,
+    frames_per_second: float = 0.0,
+    sound: Sound | None = None,
 ) -> Path:
     """Write pixels (3, H, W) in [0, 1] as PNG, a clip (3, F, H, W) as MP4, or a sound (channels, samples) in [-1, 1] as
     WAV; the file that was written.
 
     A clip of one frame is a picture. path: without a suffix. facts: text chunks of a PNG, the comment of an MP4 or WAV.
-    sample_rate: of a sound, in Hz. frames_per_second: of a clip. Values that are not finite are black, or silence.
+    sample_rate: of a sound, in Hz. frames_per_second: of a clip. sound: what is heard with a clip. Values that are not
+    finite are black, or silence.
     """
     from PIL import Image, PngImagePlugin
 
@@ -38,7 +46,7 @@ def save_picture(
         pixels = pixels[:, 0]
     if pixels.ndim == 4:
         assert frames_per_second > 0, "a clip has a number of frames per second"
-        return save_clip(pixels, path, facts, frames_per_second)
+        return save_clip(pixels, path, facts, frames_per_second, sound)
     array = (pixels.nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     if array.ndim == 3:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from st.importing import needing
 
@@ -18,6 +19,19 @@ SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus"})
 COLUMNS, HEIGHT, COLOUR = 240, 64, "#6b8cae"
 COMMENT_BYTES = 2045
 """The most that libsndfile writes into a WAV; it leaves out the whole of a longer comment, such as a song's lyrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """A sound (channels, samples) in [-1, 1], with its rate in Hz."""
+
+    samples: Tensor
+    sample_rate: int
+
+    @property
+    def layout(self) -> Literal["mono", "stereo"]:
+        """Of its channels, as PyAV names it."""
+        return "mono" if len(self.samples) == 1 else "stereo"
 
 
 def save_sound(sound: Tensor, path: Path, facts: Mapping[str, str], rate: int) -> Path:

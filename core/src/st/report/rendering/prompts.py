@@ -81,7 +81,7 @@ class Prompt:
     @property
     def against(self) -> Words:
         """What they are given to keep away from; nothing is said beside it, as of a caption that is dropped."""
-        return Words(self.negative)
+        return Words(self.negative, role="negative")
 
 
 def read_library(path: Path) -> tuple[PromptOptions, ...]:

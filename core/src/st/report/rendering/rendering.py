@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from st.data.sample import Media
 from st.errors import StError
 from st.model.shot import Shot
+from st.model.streams import PlacesTimes, streams_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from st.diffusion.sampler import Predict as Ask
     from st.diffusion.sampler import Sampler
     from st.model.family import ModelFamily
+    from st.report.files.sound_files import Sound
     from st.report.rendering.prompts import Prompt
     from st.report.rendering.shown import Shown
 
@@ -63,15 +65,12 @@ def encode_texts(
     family: ModelFamily[Any], wanted: Sequence[Words], device: torch.device, encoders: Sequence[Encoder] = ()
 ) -> Encodings:
     """What the family's text encoders, or those given, say of each; an encoder is loaded once, one at a time."""
-    from st.data.encoder import Input
-
     merged: dict[Words, dict[str, Tensor]] = {words: {} for words in wanted}
     for encoder in encoders or family.text_encoders():
-        if encoder.reads != "caption":
+        if encoder.reads_samples:
             continue
         with encoder.open(device) as encode:
-            given = [Input(words.caption, caption=words.caption, facts=words.read_by(encoder)) for words in wanted]
-            entries = encode(given)
+            entries = encode([words.input(encoder) for words in wanted])
         for words, entry in zip(wanted, entries, strict=True):
             merged[words] |= entry
     return merged
@@ -103,10 +102,11 @@ class Renderer:
     """Renders prompts: by the family's own pipeline where it has one, else by the core's sampler and its codec.
 
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
-    from a CPU generator of each prompt's own seed, so the same one gives the same noise on any device. shapes: of
-    latents, as far as they are known. shown: the references of prompts, where the model reads any. on_step: told after
-    each sampling step of a prompt how many are done. within: entered
-    around each call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision.
+    from a CPU generator of each prompt's own seed, so the same prompt gives the same noise on any device. shapes: of
+    latents, as far as they are known. shown: the references of prompts, where the model reads any. sounds: what is
+    heard with the clips that were rendered, by name and size, of families that make both. within: entered around each
+    call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision. on_step: told after
+    each sampling step of a prompt how many are done.
     """
 
     run: Renderable
@@ -114,12 +114,13 @@ class Renderer:
     predict: Predict | None = None
     shapes: dict[Geometry, tuple[int, ...]] = field(default_factory=dict)
     shown: Shown | None = None
-    on_step: Callable[[Prompt, int], None] = field(default=lambda prompt, done: None)
     within: Callable[[], AbstractContextManager[object]] = nullcontext
+    sounds: dict[tuple[str, Geometry], Sound] = field(default_factory=dict)
+    on_step: Callable[[Prompt, int], None] = field(default=lambda prompt, done: None)
 
     def geometry(self, prompt: Prompt, frames: int = 1) -> Geometry:
         """The size that the family accepts closest to the prompt's; its length, where it is a sound that is made."""
-        media = _MADE[self.run.family.codec().reads](prompt, frames)
+        media = _MADE[self.run.family.codec().reads[0]](prompt, frames)
         return self.run.family.geometry.nearest(media, media.height * media.width)
 
     def render(
@@ -140,6 +141,11 @@ class Renderer:
             yield from ((prompt, geometry, unlearnt) for prompt, geometry in prompts)
             return
         latents = [self._attempt(partial(self._sample, prompt, geometry, encodings)) for prompt, geometry in prompts]
+        further = [{} if isinstance(latent, Failure) else latent[1] for latent in latents]
+        unheard = self._attempt(partial(self._decode_sounds, prompts, further))
+        if isinstance(unheard, Failure):
+            yield from ((prompt, geometry, unheard) for prompt, geometry in prompts)
+            return
         with ExitStack() as stack:
             decode = self._attempt(lambda: stack.enter_context(family.codec().decoder(self.run.device)))
             for (prompt, geometry), latent in zip(prompts, latents, strict=True):
@@ -148,7 +154,7 @@ class Renderer:
                 elif isinstance(decode, Failure):
                     yield prompt, geometry, decode
                 else:
-                    yield prompt, geometry, self._attempt(partial(self._decode, decode, latent))
+                    yield prompt, geometry, self._attempt(partial(self._decode, decode, latent[0]))
 
     def _attempt(self, make: Callable[[], T]) -> T | Failure:
         try:
@@ -161,15 +167,16 @@ class Renderer:
         return failure
 
     def _by_family(self, family: RendersPictures, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
+        shot = self._shot(prompt, geometry, encodings)
         # The pipeline asks the denoiser by itself, and is to get the answers that training gets.
         with called_within(self.run.denoiser, self.within):
-            pixels = family.render(self.run.denoiser, self._shot(prompt, geometry, encodings))
+            pixels = family.render(self.run.denoiser, shot)
         return pixels[0].float().cpu()
 
     def _shot(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Shot:
         return Shot(
-            self._conditions(prompt.words, encodings),
-            self._conditions(prompt.against, encodings) if prompt.guided else None,
+            self._conditions(prompt, prompt.words, geometry, encodings),
+            self._conditions(prompt, prompt.against, geometry, encodings) if prompt.guided else None,
             geometry,
             prompt.seed,
             prompt.steps,
@@ -180,43 +187,95 @@ class Renderer:
     def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
         return decode(latents.to(self.run.device))[0].float().cpu()
 
-    def _sample(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
-        """Latents (1, C, ...) of a prompt, on the CPU."""
+    def _decode_sounds(
+        self, prompts: Sequence[tuple[Prompt, Geometry]], further: Sequence[Mapping[str, Tensor]]
+    ) -> None:
+        """Decode what is heard with each clip, before the clip itself is handed out."""
+        from st.report.files.sound_files import Sound
+
+        for name, codec in list(streams_of(self.run.family).items())[1:]:
+            if "audio" not in codec.reads or not any(name in latents for latents in further):
+                continue
+            with codec.decoder(self.run.device) as decode:
+                for (prompt, geometry), latents in zip(prompts, further, strict=True):
+                    if name in latents:
+                        heard = self._decode(decode, latents[name])
+                        self.sounds[prompt.name, geometry] = Sound(heard, codec.sample_rate)
+
+    def _sample(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Latents (1, C, ...) of a prompt, on the CPU, and those of further streams by name."""
         import torch
 
         from st.diffusion.sampler import guided, sample, times
 
         shot = self._shot(prompt, geometry, encodings)
         generator = torch.Generator().manual_seed(shot.seed)
-        noise = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
-        ask = self._ask(prompt, geometry, shot.conditions, noise)
-        if shot.negative is not None:
-            ask = guided(ask, self._ask(prompt, geometry, shot.negative, noise), shot.guidance)
-        family, moments = self.run.family, times(shot.steps, self.run.objective.shift(noise))
-        latents = sample(ask, family.path, family.target, noise, moments, sampler=self.sampler, on_step=shot.on_step)
-        return latents.cpu()
+        first = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
+        streams = self._noise_of_streams(first, geometry, generator)
+        batch = self._batch(prompt, geometry, first, streams)
+        moments = times(shot.steps, self.run.objective.shift(first))
 
-    def _ask(self, prompt: Prompt, geometry: Geometry, conditions: Mapping[str, Tensor], like: Tensor) -> Ask:
+        def ask(conditions: Mapping[str, Tensor]) -> Ask:
+            return self._ask(replace(batch, conditions=conditions), moments)
+
+        asked = ask(shot.conditions)
+        if shot.negative is not None:
+            asked = guided(asked, ask(shot.negative), shot.guidance)
+        family, positions, noise = self.run.family, None, batch.clean
+        if isinstance(family, PlacesTimes):
+            noise, positions = family.start(noise, batch), partial(family.times, batch=batch, draws=None)
+        latents = sample(
+            asked,
+            family.path,
+            family.target,
+            noise,
+            moments,
+            sampler=self.sampler,
+            positions=positions,
+            on_step=shot.on_step,
+        ).cpu()
+        parts = {} if batch.layout is None else batch.layout.split(latents)
+        return next(iter(parts.values()), latents), parts
+
+    def _noise_of_streams(self, first: Tensor, geometry: Geometry, generator: torch.Generator) -> dict[str, Tensor]:
+        """The noise of all of several streams; nothing of one. The first is the same as if it were alone."""
         import torch
 
-        from st.diffusion.objective import Batch, Noised
+        found: dict[str, Tensor] = {}
+        for name, codec in streams_of(self.run.family).items():
+            shape = codec.latent_shape(geometry) if found else None
+            assert shape is not None or not found, f"codec {codec.name!r} of a further stream says its latent_shape"
+            found[name] = first if shape is None else torch.randn((1, *shape), generator=generator).to(first.device)
+        return found
+
+    def _batch(self, prompt: Prompt, geometry: Geometry, like: Tensor, streams: Mapping[str, Tensor]) -> Batch:
+        import torch
+
+        from st.diffusion.objective import Batch
 
         size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
         extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
         if self.shown is not None:
             extras |= self.shown.extras(prompt, geometry, like.device)
-        batch = Batch((prompt.name,), (0,), "", like, conditions, extras=extras)
+        return Batch((prompt.name,), (0,), "", like, {}, extras=extras, streams=streams)
+
+    def _ask(self, batch: Batch, moments: Sequence[float]) -> Ask:
+        from st.diffusion.objective import Noised
+        from st.diffusion.sampler import following
 
         def ask(x: Tensor, t: Tensor) -> Tensor:
-            noised = Noised(x=x, t=t, clean=x, noise=x)
+            told = {"target_time": following(t, moments, self.run.family.path)}
+            noised = Noised(x=x, t=t, clean=x, noise=x, told=told)
             if self.predict is not None:
                 return self.predict(noised, batch)
             return self.run.family.predict(self.run.denoiser, noised, batch)
 
         return ask
 
-    def _conditions(self, words: Words, encodings: Encodings) -> dict[str, Tensor]:
-        collated = self.run.family.collate([encodings[words]])
+    def _conditions(self, prompt: Prompt, words: Words, geometry: Geometry, encodings: Encodings) -> dict[str, Tensor]:
+        """A text of a prompt as the denoiser is told it; words: its prompt or its negative."""
+        beside = {} if self.shown is None else self.shown.conditions(prompt, words, geometry, self.run.device)
+        collated = self.run.family.collate([{**encodings[words], **beside}])
         return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
 
     def _learn(self, prompts: Sequence[tuple[Prompt, Geometry]]) -> None:
@@ -241,7 +300,7 @@ class Renderer:
 
 def nothing(codec: LatentCodec, geometry: Geometry) -> Input:
     """A grey picture or clip, or silence, of this size, for a codec."""
-    return _NOTHING[codec.reads](codec, geometry)
+    return _NOTHING[codec.reads[0]](codec, geometry)
 
 
 def _grey(codec: LatentCodec, geometry: Geometry) -> Input:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,52 @@ if TYPE_CHECKING:
 
     from st.data.encoder import Encoder
     from st.data.geometry import Geometry
+    from st.data.sets.words import Words
     from st.report.rendering.prompts import Prompt
 
 
 @dataclass(slots=True)
 class Shown:
-    """What the references of prompts encode to. encoder: what reads them; it is loaded once for all new ones."""
+    """What the references of prompts encode to. encoder: what reads them; it is loaded once for all new ones.
+
+    joint: the text encoders that read references beside a text.
+    """
 
     encoder: Encoder
     entries: dict[tuple[str, Geometry], Mapping[str, Tensor]] = field(default_factory=dict)
+    joint: tuple[Encoder, ...] = ()
+    texts: dict[tuple[Words, tuple[str, ...], Geometry], dict[str, Tensor]] = field(default_factory=dict)
 
-    def learn(self, wanted: Iterable[tuple[Prompt, Geometry]], device: torch.device) -> None:
+    def learn(self, wanted: Sequence[tuple[Prompt, Geometry]], device: torch.device) -> None:
         """Encode what is not known yet. Raises StError naming a file that cannot be used."""
+        self._learn_references(wanted, device)
+        asked = {
+            (words, prompt.references, geometry): None for prompt, geometry in wanted for words in _words_of(prompt)
+        }
+        self._learn_texts([one for one in asked if one not in self.texts], device)
+
+    def _learn_texts(self, wanted: Sequence[tuple[Words, tuple[str, ...], Geometry]], device: torch.device) -> None:
+        for encoder in self.joint if wanted else ():
+            own = {"pixels", "audio"}.intersection(encoder.reads)
+            if own:
+                what = f"{encoder.name!r} reads the {min(own)} of a sample, and a prompt has none"
+                raise StError(what, fix="render with the family's own pipeline")
+            with encoder.open(device) as encode:
+                for words, paths, geometry in wanted:
+                    shown = tuple(read_pixels(path, geometry) for path in paths)
+                    given = replace(words.input(encoder), geometry=geometry, references=shown)
+                    self.texts.setdefault((words, paths, geometry), {}).update(encode([given])[0])
+
+    def conditions(
+        self, prompt: Prompt, words: Words, geometry: Geometry, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        """What the encoders of texts with references give for a text of a prompt."""
+        asked = (words, prompt.references, geometry)
+        if self.joint and asked not in self.texts:
+            self._learn_texts([asked], device)
+        return self.texts.get(asked, {})
+
+    def _learn_references(self, wanted: Iterable[tuple[Prompt, Geometry]], device: torch.device) -> None:
         from st.data.encoder import Input
 
         pairs = dict.fromkeys((path, geometry) for prompt, geometry in wanted for path in prompt.references)
@@ -47,6 +81,10 @@ class Shown:
             for number, path in enumerate(prompt.references)
             for name, tensor in self.entries[path, geometry].items()
         }
+
+
+def _words_of(prompt: Prompt) -> tuple[Words, ...]:
+    return (prompt.words, prompt.against) if prompt.guided else (prompt.words,)
 
 
 def read_pixels(path: str, geometry: Geometry) -> Tensor:

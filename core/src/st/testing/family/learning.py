@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from st.testing.examples import example_batch
+from st.diffusion.layout import broadcast
+from st.testing.examples import example_batch, placed
 from st.testing.family.subject import FamilyTests
 from st.testing.subjects.built_in import built_in_adapter
 
@@ -27,7 +28,11 @@ class LearningTests(FamilyTests):
 
         captions = ("the one picture that there is",) * 4
         batch = example_batch(family, self.geometries[0], captions)
-        batch = replace(batch, latents=batch.latents[:1].expand_as(batch.latents).clone())
+        streams = {name: tensor[:1].expand_as(tensor).clone() for name, tensor in batch.streams.items()}
+        extras = {name: tensor[:1].expand_as(tensor).clone() for name, tensor in batch.extras.items()}
+        batch = replace(
+            batch, latents=batch.latents[:1].expand_as(batch.latents).clone(), streams=streams, extras=extras
+        )
         groups = built_in_adapter("full").attach(denoiser, family.adapter_targets())
         parameters = [parameter for group in groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate)
@@ -45,12 +50,14 @@ class LearningTests(FamilyTests):
 
     def loss(self, family: ModelFamily[Any], denoiser: nn.Module, batch: Batch, seed: int) -> Tensor:
         """Mean squared distance to the family's target, at noise and times that the seed decides."""
-        import torch
 
         noised = self.noised_by(family, batch, seed)
         target = family.target(family.path(noised.t)).of(noised.clean, noised.noise)
         prediction = family.predict(denoiser, noised, batch)
-        return torch.nn.functional.mse_loss(prediction.float(), target.float())
+        error = (prediction.float() - target.float()).square()
+        return (
+            error.mean() if noised.t.ndim == 1 else error[broadcast(noised.t, error.shape).expand_as(error) > 0].mean()
+        )
 
     def noised_by(self, family: ModelFamily[Any], batch: Batch, seed: int) -> Noised:
         """The batch mixed with noise at random times in (0.02, 0.98)."""
@@ -58,7 +65,7 @@ class LearningTests(FamilyTests):
 
         from st.diffusion.objective import Noised
 
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        t = torch.rand(len(batch.latents), generator=generator) * 0.96 + 0.02
-        return Noised(x=family.path(t).of(batch.latents, noise), t=t, clean=batch.latents, noise=noise)
+        generator, clean = torch.Generator().manual_seed(seed), batch.clean
+        noise = torch.randn(clean.shape, generator=generator)
+        t = placed(family, torch.rand(len(clean), generator=generator) * 0.96 + 0.02, batch)
+        return Noised(x=family.path(t).of(clean, noise), t=t, clean=clean, noise=noise)

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from st.data.encoder import LatentCodec
+from st.model.streams import streams_of
 from st.testing.examples import encoded, example_inputs, example_media
 from st.testing.family.subject import FamilyTests
 from st.testing.plugins import heavy_imports_of
@@ -26,6 +28,16 @@ class PartsTests(FamilyTests):
 
         assert [name for name, field in fields.items() if not (field.description or "").strip().endswith(".")] == []
 
+    def test_encoders_say_what_they_read(self, family: ModelFamily[Any]) -> None:
+        from typing import get_args
+
+        from st.data.encoder import Reads
+
+        for encoder in (family.codec(), *streams_of(family).values(), *family.text_encoders()):
+            assert isinstance(encoder.reads, tuple), f"{encoder.name}: reads is a tuple of words"
+            assert set(encoder.reads) <= set(get_args(Reads)), f"{encoder.name} reads {encoder.reads}"
+            assert encoder.reads, f"{encoder.name} reads nothing"
+
     def test_geometry_rule_is_a_fixed_point(self, family: ModelFamily[Any], geometry: Geometry) -> None:
         nearest = family.geometry.nearest(example_media(geometry), geometry.height * geometry.width)
 
@@ -42,8 +54,9 @@ class PartsTests(FamilyTests):
         written = {}
         writing = Cache(store)
         codec = family.codec()
-        for encoder in (codec, *family.text_encoders()):
-            entries = encoded(encoder, example_inputs(codec, self.geometries[0]), torch.device("cpu"))
+        for encoder in (codec, *streams_of(family).values(), *family.text_encoders()):
+            shown = encoder if isinstance(encoder, LatentCodec) else codec
+            entries = encoded(encoder, example_inputs(shown, self.geometries[0]), torch.device("cpu"))
             for number, entry in enumerate(entries):
                 origin = Origin(encoder.name, encoder.fingerprint, {"example": str(number)})
                 writing.put(origin, entry)
@@ -74,5 +87,6 @@ class PartsTests(FamilyTests):
         assert not set(self.fingerprints(changed)) & set(self.fingerprints(family))
 
     def fingerprints(self, family: ModelFamily[Any]) -> list[str]:
-        """Of the codec and every text encoder."""
-        return [encoder.fingerprint for encoder in (family.codec(), *family.text_encoders())]
+        """Of every codec and text encoder."""
+        encoders = (family.codec(), *streams_of(family).values(), *family.text_encoders())
+        return [encoder.fingerprint for encoder in encoders]

@@ -51,7 +51,7 @@ class PredictionTests(FamilyTests):
 
         prediction = family.predict(denoiser, noised, batch)
 
-        assert prediction.shape == batch.latents.shape
+        assert prediction.shape == batch.clean.shape
         assert torch.isfinite(prediction).all()
 
     def test_prediction_ignores_batch_mates(
@@ -96,20 +96,25 @@ class PredictionTests(FamilyTests):
         self, family: ModelFamily[Any], denoiser: nn.Module, batch: Batch, reference: Reference
     ) -> None:
         from dataclasses import replace
+        from functools import partial
 
         import torch
 
         from st.diffusion.sampler import sample
+        from st.model.streams import PlacesTimes
 
-        noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
         blank = example_noised(family, batch)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return family.predict(denoiser, replace(blank, x=x, t=t), batch)
 
+        start, positions = noise, None
+        if isinstance(family, PlacesTimes):
+            start, positions = family.start(noise, batch), partial(family.times, batch=batch, draws=None)
         with torch.no_grad():
             expected, times = reference(denoiser, batch, noise)
-            latents = sample(predict, family.path, family.target, noise, times)
+            latents = sample(predict, family.path, family.target, start, times, positions=positions)
 
         assert float((latents - expected).abs().max()) <= self.reference_tolerance
 
@@ -118,13 +123,13 @@ class PredictionTests(FamilyTests):
 
         from st.diffusion.sampler import sample, times
 
-        noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(batch.clean.shape, generator=torch.Generator().manual_seed(0))
 
         def exact(x: Tensor, t: Tensor) -> Tensor:
-            return family.target(family.path(t)).of(batch.latents, noise)
+            return family.target(family.path(t)).of(batch.clean, noise)
 
         steps = times(8, family.time_shift(family.tokens(batch.latents)))
-        start = family.path(torch.ones(len(noise))).of(batch.latents, noise)
+        start = family.path(torch.ones(len(noise))).of(batch.clean, noise)
         latents = sample(exact, family.path, family.target, start, steps)
 
-        torch.testing.assert_close(latents, batch.latents, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(latents, batch.clean, rtol=1e-3, atol=1e-3)

@@ -1,5 +1,4 @@
-"""Small complete things to test with: a family, its network and its parts.
+"""Families that are made to need something: several streams, encoders of references.
 
-Imports whatever a plugin of that kind may import.
-Read ``tiny.py`` first.
+They import what a family may import. Start with ``duo.py``.
 """

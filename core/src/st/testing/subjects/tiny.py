@@ -109,5 +109,5 @@ class TinyFamily(ModelFamily["TinyFamily.Options"]):
         file = Path(self.options.checkpoint) / name
         if not file.is_file():
             what = f"model.checkpoint = {self.options.checkpoint!r}: there is no {name!r}."
-            raise StError(what, fix="TinyFamily.tiny(directory) writes one.")
+            raise StError(what, fix=f"{type(self).__name__}.tiny(directory) writes one.")
         return file

@@ -111,7 +111,7 @@ class TinyCodec(LatentCodec):
     """Exact: each 8x8 patch of pixels becomes the channels of one latent pixel, scaled by the checkpoint's factor."""
 
     name = "codec"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -145,7 +145,7 @@ class TinyText(Encoder):
     """The first 32 bytes of a caption, each looked up in a table."""
 
     name = "text"
-    reads = "caption"
+    reads = ("caption",)
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -159,7 +159,7 @@ class TinyText(Encoder):
         table = load_file(self.file)["table"].to(device)
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
-            return [{"text": table[_codes(item.caption or "")].cpu()} for item in inputs]
+            return [{"text": table[codes(item.caption or "")].cpu()} for item in inputs]
 
         yield encode
 
@@ -168,7 +168,7 @@ class TinyText(Encoder):
         return length, min(length, MAX_BYTES)
 
 
-def _codes(caption: str) -> list[int]:
+def codes(caption: str) -> list[int]:
     """Bytes of the caption after a start byte 0, so that an empty caption is one token."""
     return [0, *caption.encode()][:MAX_BYTES]
 

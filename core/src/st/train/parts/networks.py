@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from st.errors import StError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from st.train.parts.run import Run
 
     Conditions = Mapping[str, Tensor]
+    AskedT = TypeVar("AskedT", Noised, Batch)
     Predict = Callable[[nn.Module, Noised, Batch], Tensor]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -115,13 +117,17 @@ def _for_each(conditions: Conditions, count: int) -> Conditions:
 
 
 def _moved(noised: Noised, batch: Batch, device: torch.device) -> tuple[Noised, Batch]:
-    def moved(tensors: Conditions) -> Conditions:
-        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return _elsewhere(noised, device), _elsewhere(batch, device)
 
-    here = {one.name: getattr(noised, one.name) for one in fields(noised)}
-    there = replace(noised, **{name: one.to(device) for name, one in here.items() if isinstance(one, torch.Tensor)})
-    mask = None if batch.mask is None else batch.mask.to(device)
-    latents = batch.latents.to(device)
-    return there, replace(
-        batch, latents=latents, conditions=moved(batch.conditions), mask=mask, extras=moved(batch.extras)
-    )
+
+def _elsewhere(one: AskedT, device: torch.device) -> AskedT:
+    """The same dataclass with its tensors, and those of its mappings, on a device."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device)
+        if isinstance(value, Mapping):
+            return {name: moved(each) for name, each in value.items()}
+        return value
+
+    return replace(one, **{field.name: moved(getattr(one, field.name)) for field in fields(one)})

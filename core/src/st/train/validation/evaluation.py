@@ -37,9 +37,10 @@ def evaluate(
     """Mean squared error to the training target: ``eval/NAME`` and ``eval/NAME/q1`` (least noise) to ``/q4``.
 
     Comparable between steps, and between runs whatever their density, weighting, distance and batch size: times are
-    fixed, and noise depends on the seed, the sample's key and the time only. No mask, no loss terms. sets: by data set,
-    batches on the device without caption dropout. predict: how the loop asks the denoiser (its precision); the family's
-    own otherwise. Weights, their training mode and every stream of draws are as before. Every rank computes the same.
+    fixed, and noise depends on the seed, the sample's key and the time only. No mask, no loss terms, every stream
+    counted alike. sets: by data set, batches on the device without caption dropout. predict: how the loop asks the
+    denoiser (its precision); the family's own otherwise. Weights, their training mode and every stream of draws are as
+    before. Every rank computes the same.
     """
 
     def ask(noised: Noised, batch: Batch) -> Tensor:
@@ -78,22 +79,36 @@ def _losses_at(run: Run, batch: Batch, time: float, seed: int, predict: Predict)
     """(B,) float32 mean squared error of each sample at one time."""
     import torch
 
-    from st.diffusion.objective import Noised
+    from st.diffusion.objective import Noised, has_stream
     from st.diffusion.path import DiscretePath
     from st.randomness import Draws, keyed
 
     # Keyed by the sample's name: adding or removing samples does not change what the others are asked.
     indices = tuple(keyed(seed, 0, f"{batch.dataset}/{key}") for key in batch.keys)
-    clean = batch.latents.float()
+    clean, layout = batch.clean, batch.layout
     noise = Draws(seed, indices, run.device).normal(f"evaluation/{time}", like=clean)
     path = run.family.path
     t = torch.full((len(batch.keys),), time, device=clean.device)
-    t = path.snap(t) if isinstance(path, DiscretePath) else t
+    t = run.objective.positions(path.snap(t) if isinstance(path, DiscretePath) else t, batch, None)
     mix = path(t)
     target = run.family.target(mix).of(clean, noise)
     prediction = predict(Noised(x=mix.of(clean, noise), t=t, clean=clean, noise=noise), batch)
     assert prediction.shape == target.shape, f"predicted {tuple(prediction.shape)} for {tuple(target.shape)}"
-    return (prediction.float() - target).square().flatten(1).mean(dim=1)
+    error = (prediction.float() - target).square()
+    if layout is None:
+        return _mean_asked(error, t)
+    times = layout.split_times(t)
+    means = {name: _mean_asked(one, times[name]) for name, one in layout.split(error).items()}
+    has = {name: has_stream(batch, name, error) for name in means}
+    return torch.stack([means[name] * has[name] for name in means]).sum(0) / torch.stack([*has.values()]).sum(0)
+
+
+def _mean_asked(error: Tensor, t: Tensor) -> Tensor:
+    """(B,) the mean over a sample's elements, those that are given left out."""
+    from st.diffusion.layout import broadcast
+    from st.diffusion.objective import mean_where
+
+    return error.flatten(1).mean(dim=1) if t.ndim == 1 else mean_where(error, broadcast(t, error.shape) > 0)
 
 
 def _mean(values: Sequence[float]) -> float:

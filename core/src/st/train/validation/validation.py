@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from st.data.geometry import Geometry
     from st.diffusion.sampler import Sampler
+    from st.report.files.sound_files import Sound
     from st.report.pages import Stage
     from st.report.rendering.asked import ValidationOptions
     from st.report.rendering.prompts import Prompt
@@ -114,10 +115,11 @@ class PromptValidator:
                     _tell(run, f"{prompt.name} {geometry}{suffix}", result)
                 elif writes:
                     facts = self.redaction.data(recipe(prompt, str(geometry), self.options.sampler))
-                    file = _save(run, folder / f"{prompt.name}-{geometry}", result, facts)
+                    sound = renderer.sounds.get((prompt.name, geometry))
+                    file = _save(run, folder / f"{prompt.name}-{geometry}", (result, sound), facts)
                     failed += file is None
                     if file is not None and kept is not None:
-                        place = number * run.ranks.size + run.ranks.rank if self.spread else number
+                        place = number * run.ranks.data + run.ranks.share if self.spread else number
                         kept.append((place, Rendered(prompt, geometry, result, file)))
                 stage.advance()
         run.ranks.barrier("validation")
@@ -157,10 +159,17 @@ def capped(run: Run, prompt: Prompt, geometry: Geometry) -> str:
 def references_shown(run: Run) -> Shown | None:
     """What reads the references of prompts; None where the model is shown none."""
     from st.model.adapters.references import references_read
+    from st.model.quantize.quantizer import text_encoders
     from st.report.rendering.shown import Shown
 
     read = references_read(run.family, run.adapter)
-    return None if read is None else Shown(read.encoder or run.family.codec())
+    joint = [one for one in run.family.text_encoders() if one.reads_captions and one.reads_samples]
+    if joint:
+        names = {one.name for one in joint}
+        joint = [one for one in text_encoders(run.config.quantizer, run.family) if one.name in names]
+    if read is None and not joint:
+        return None
+    return Shown((read.encoder if read else None) or run.family.codec(), joint=tuple(joint))
 
 
 def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
@@ -168,13 +177,14 @@ def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
     return (geometry.frames, run.family.codec().frames_per_second) if geometry.frames > 1 else (1, 0.0)
 
 
-def _save(run: Run, path: Path, pixels: Tensor, facts: Mapping[str, str]) -> Path | None:
+def _save(run: Run, path: Path, made: tuple[Tensor, Sound | None], facts: Mapping[str, str]) -> Path | None:
     """The file; None where it could not be written, which is reported."""
     from st.report.files.picture_files import save_picture
 
     try:
-        codec = run.family.codec()
-        return save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second)
+        codec, (pixels, sound) = run.family.codec(), made
+        rate = codec.frames_per_second
+        return save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=rate, sound=sound)
     except (OSError, StError) as error:
         run.report.warn(f"the validation picture {path.name!r} could not be written: {error}")
         return None

@@ -30,7 +30,7 @@ class FrameFeatures(Encoder):
     """Patch features of a DINOv2. Of a clip, one frame in ``rule.frames_modulus``: as many as its latents have."""
 
     name = NAME
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, options: CrepaOptions, rule: GeometryRule) -> None:
         self.options, self.rule = options, rule

@@ -51,7 +51,7 @@ class Crepa:
     def st_encoders(self, config: RunConfig, family: ModelFamily[Any]) -> Sequence[Encoder] | None:
         from st_crepa.encoder import FrameFeatures
 
-        if family.codec().reads != "pixels":
+        if "pixels" not in family.codec().reads:
             raise StError(f"crepa aligns pictures and clips, and {type(family).__name__} learns sound")
         if self.options.feature_source == "backbone":
             return None

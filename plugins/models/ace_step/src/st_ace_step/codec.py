@@ -21,7 +21,7 @@ class SoundCodec(PipelineCodec):
     A remainder at the end that makes no whole latent is heard, and not given back.
     """
 
-    reads = "audio"
+    reads = ("audio",)
 
     def __init__(
         self,

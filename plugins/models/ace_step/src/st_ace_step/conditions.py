@@ -33,7 +33,7 @@ class Conditions(Encoder):
     """
 
     name = "conditions"
-    reads = "caption"
+    reads = ("caption",)
     facts = ("lyrics", "bpm", "key", "timesignature", "language", "seconds")
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from st import Batch, Encoder, Geometry, Noised, Run, Shot
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
+    from st.model.pipelines.text_stack import TextStack
 
 REFERENCE = "reference"
 """``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
@@ -57,6 +58,17 @@ class Flux(PipelineFamily[FluxOptions]):
             self.trims = {"prompt_embeds": "mask"}
 
     def text_encoders(self) -> Sequence[Encoder]:
+        read = self._pipeline_text()
+        # T5's embeddings are cached beside CLIP's tokens.
+        return (*read, self.text_stack().captions(read[0])) if self.options.train_clip else read
+
+    def text_stack(self) -> TextStack:
+        """CLIP, where it learns too; T5 stays as it is."""
+        from st.model.pipelines.text_stack import TextStack
+
+        return TextStack(self.folder, self.denoiser, {"text_encoder": "tokenizer"}, read_clip)
+
+    def _pipeline_text(self) -> Sequence[Encoder]:
         if not self.options.masks:
             return super().text_encoders()
         from st.model.pipelines.pipeline_text import PipelineText, Prompting
@@ -92,21 +104,28 @@ class Flux(PipelineFamily[FluxOptions]):
             raise StError("model.guidance has no effect: this model is told no guidance", fix="delete model.guidance")
         if self.options.fuse_qkv:
             fuse(denoiser)
-        return denoiser
+        return self.text_stack().join(denoiser, device, dtype) if self.options.train_clip else denoiser
 
     @hookimpl
     def st_denoiser_loaded(self, run: Run) -> None:
         """Add the assistant, once weights are quantized and before anything learns."""
+        from st.model.pipelines.learning_text import plain
+
         location = self.options.assistant or self.options.published.assistant
         if location and self.options.assistant_strength:
             file = find_assistant(location)
-            count = add_assistant(run.denoiser, file, self.adapter_formats(), self.options.assistant_strength)
+            count = add_assistant(plain(run.denoiser), file, self._denoiser_formats(), self.options.assistant_strength)
             run.report.note(f"assistant {location!r} beside {count} layers, in training only", kind="assistant")
 
     def tokens(self, latents: Tensor) -> int:
         return latents.shape[-2] // EDGE * (latents.shape[-1] // EDGE)
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        from st.model.pipelines.learning_text import predict_with_text
+
+        return predict_with_text(self._answer, denoiser, noised, batch)
+
+    def _answer(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
         import torch
 
         dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
@@ -139,9 +158,22 @@ class Flux(PipelineFamily[FluxOptions]):
 
     def adapter_targets(self) -> Sequence[str]:
         targets = TARGETS[self.options.targets]
-        return fused_names(targets) if self.options.fuse_qkv else targets
+        text = self.text_stack().targets if self.options.train_clip else ()
+        return (*(fused_names(targets) if self.options.fuse_qkv else targets), *text)
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        if not self.options.train_clip:
+            return self._denoiser_formats()
+        from st.model.files.format_parts import Part, Parts
+
+        formats, stack, ours = self._denoiser_formats(), self.text_stack(), f"{self.denoiser}."
+        plain, kohya = formats["diffusers"], formats["kohya"]
+        return {
+            "diffusers": Parts(partial(stack.parts, "diffusers", Part(ours, "", (ours,), plain)), plain),
+            "kohya": Parts(partial(stack.parts, "kohya", Part(ours, "", ("lora_unet_",), kohya)), kohya),
+        }
+
+    def _denoiser_formats(self) -> Mapping[str, AdapterFormat]:
         from st.model.files.peft_layout import diffusers_format
         from st_flux.formats import KOHYA, ComfyUI, Unfused
 
@@ -156,13 +188,16 @@ class Flux(PipelineFamily[FluxOptions]):
 
     def blocks(self) -> Sequence[BlockGroup]:
         stream = TokenStream(returned=1, select=_keep_picture_rows)  # both kinds return (text, picture)
-        return BlockGroup("transformer_blocks", stream), BlockGroup("single_transformer_blocks", stream)
+        inside = f"{self.denoiser}." if self.options.train_clip else ""
+        kinds = ("transformer_blocks", "single_transformer_blocks")
+        return tuple(BlockGroup(f"{inside}{kind}", stream) for kind in kinds)
 
     def control_encoder(self) -> None:
         """Control pictures are encoded by the autoencoder."""
 
     def make_control(self, denoiser: nn.Module, layers: Sequence[int]) -> nn.Module:
         """Upstream's control network, begun from the denoiser."""
+        self._refuse_clip("a control network")
         if self.options.fuse_qkv:
             raise StError("model.fuse_qkv does not go with a control network", fix="set model.fuse_qkv to false")
         return control.make_control(denoiser, layers)
@@ -173,6 +208,7 @@ class Flux(PipelineFamily[FluxOptions]):
 
     def widen_input(self, denoiser: nn.Module) -> str:
         """Make room for the latents of a control picture."""
+        self._refuse_clip("control pictures")
         return control.widen_input(denoiser)
 
     def widened(self, arguments: Mapping[str, Any], shown: Tensor | None) -> Mapping[str, Any]:
@@ -182,23 +218,31 @@ class Flux(PipelineFamily[FluxOptions]):
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
         import torch
 
-        if not self.options.fuse_qkv:
-            super().save_checkpoint(denoiser, directory)
-            return
-        fused: Any = denoiser
-        with torch.device("meta"):
-            plain: nn.Module = type(fused).from_config(fused.config)
-        plain.load_state_dict(split_state(denoiser.state_dict()), assign=True)
-        super().save_checkpoint(plain, directory)
+        from st.model.pipelines.learning_text import plain
+
+        alone: Any = plain(denoiser)
+        if self.options.fuse_qkv:
+            with torch.device("meta"):
+                unfused: nn.Module = type(alone).from_config(alone.config)
+            unfused.load_state_dict(split_state(alone.state_dict()), assign=True)
+            alone = unfused
+        super().save_checkpoint(alone, directory)
+        if self.options.train_clip:
+            self.text_stack().save(denoiser, directory)
 
     def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
         # The pipeline that edits moves any size to about a megapixel, unless it is told this one.
         return {"true_cfg_scale": self.options.real_guidance, "max_area": geometry.height * geometry.width}
 
     def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
+        from st.model.pipelines.learning_text import plain, read_text
+
         guided = self.options.real_guidance > 1
         if guided and shot.negative is None:
             raise StError("model.real_guidance needs a negative prompt", fix="set validation.guidance above 1")
+        negative = None if shot.negative is None else read_text(denoiser, shot.negative)
+        shot = replace(shot, conditions=read_text(denoiser, shot.conditions), negative=negative)
+        denoiser = plain(denoiser)
         with ExitStack() as stack:
             stack.enter_context(without_assistant(denoiser))
             if guided and self.options.masks:
@@ -213,6 +257,10 @@ class Flux(PipelineFamily[FluxOptions]):
 
         write_tiny(directory)
         return cls(FluxOptions(checkpoint=str(directory), max_tokens=48, text_precision="fp32"))
+
+    def _refuse_clip(self, what: str) -> None:
+        if self.options.train_clip:
+            raise StError(f"model.train_clip does not go with {what}", fix="set model.train_clip to false")
 
     def _guidance(self, denoiser: nn.Module, batch: Batch, like: Tensor) -> Tensor | None:
         """(B,) of what a distilled model is told; None for others. A range is drawn by the samples' draw indices."""
@@ -233,6 +281,11 @@ class Flux(PipelineFamily[FluxOptions]):
     @cached_property
     def _latent_channels(self) -> int:
         return int(self.folder.config(self.autoencoder)["latent_channels"])
+
+
+def read_clip(encoders: Mapping[str, nn.Module], conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What the pipeline's ``encode_prompt`` takes of CLIP: ``pooled_prompt_embeds``, from ``tokens`` (B, 77)."""
+    return {"pooled_prompt_embeds": encoders["text_encoder"](conditions["tokens"]).pooler_output}
 
 
 def _references(extras: Mapping[str, Tensor]) -> list[Tensor]:

@@ -86,6 +86,8 @@ class FluxOptions(PipelineOptions):
     mask_padding: bool | None = None
     """Whether attention is kept from the padding behind a caption, and padding out of the cache. Unset: as the flavour
     was trained, which is yes for libreflux only."""
+    train_clip: bool = False
+    """Train CLIP too, the smaller of the two text encoders: it then runs in every step. T5 stays as it is."""
     fuse_qkv: bool = False
     """Compute query, key and value as one product. Adapter files are written as if it were three."""
     assistant: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from st import LatentCodec
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st import Geometry, Input
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
 
 
 class SpaceToDepth(LatentCodec):
@@ -24,7 +24,7 @@ class SpaceToDepth(LatentCodec):
     """
 
     name = "pixels"
-    reads: Literal["pixels", "caption", "audio"] = "pixels"
+    reads: tuple[Reads, ...] = ("pixels",)
 
     def __init__(self, edge: int) -> None:
         self.edge = edge

@@ -6,7 +6,7 @@ import math
 import re
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from st import Encoder
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st import Input
-    from st.data.encoder import Encode
+    from st.data.encoder import Encode, Reads
 
 BYTES_PER_NUMBER = 4
 WORD = re.compile(r"\w+")
@@ -32,7 +32,7 @@ class HashedWords(Encoder):
     """
 
     name = "words"
-    reads: Literal["pixels", "caption", "audio"] = "caption"
+    reads: tuple[Reads, ...] = ("caption",)
 
     def __init__(self, budget: int, width: int) -> None:
         self.budget, self.width = budget, width

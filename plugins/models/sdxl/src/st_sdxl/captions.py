@@ -1,4 +1,4 @@
-"""What captions become: embeddings that are cached, or tokens where the text encoders learn too."""
+"""What captions become, and what text encoders that learn make of their tokens."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from st import Encoder, Input
-from st.model.checkpoint.networks import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from st.data.encoder import Encode
-    from st.model.checkpoint.checkpoint_folder import CheckpointFolder
+    from st.data.encoder import Encode, Reads
     from st.model.pipelines.pipeline_text import PipelineText
     from st.model.quantize.quantizer import Quantization, Quantizer
-
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class MarkedCaptions(Encoder):
@@ -28,10 +24,10 @@ class MarkedCaptions(Encoder):
     """
 
     name = "text"
-    reads = "caption"
+    reads: tuple[Reads, ...] = ("caption",)
 
     def __init__(self, inner: Encoder, zeros: bool) -> None:
-        self.inner, self.zeros = inner, zeros
+        self.inner, self.zeros, self.reads = inner, zeros, inner.reads
 
     @property
     def fingerprint(self) -> str:
@@ -67,35 +63,21 @@ class EncodedCaptions(MarkedCaptions):
         return EncodedCaptions(self.inner.quantized(quantizer, tell), self.zeros)
 
 
-class Tokens(Encoder):
-    """Both tokenizers: ``tokens`` and ``tokens_2``, (77,) int64 each.
+def read_tokens(
+    encoders: Mapping[str, nn.Module], conditions: Mapping[str, Tensor], *, zeros: bool
+) -> Mapping[str, Tensor]:
+    """What the pipeline's ``encode_prompt`` gives for tokens: ``prompt_embeds`` and ``pooled_prompt_embeds``.
 
-    counter: the encoder that says how many tokens of a caption are read.
+    conditions: ``tokens``, ``tokens_2`` (B, 77) and ``captioned`` (B, 1). zeros: whether what has no caption is read as
+    zeros.
     """
+    import torch
 
-    name = "tokens"
-    reads = "caption"
-
-    def __init__(self, folder: CheckpointFolder, counter: Encoder) -> None:
-        self.folder, self.counter = folder, counter
-
-    @property
-    def fingerprint(self) -> str:
-        return f"tokens-{self.folder.fingerprint(TOKENIZERS)}"
-
-    @contextmanager
-    def open(self, device: torch.device) -> Iterator[Encode]:
-        tokenizers = {name.replace("tokenizer", "tokens"): load_tokenizer(self.folder, name) for name in TOKENIZERS}
-
-        def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
-            texts = [one.caption or "" for one in inputs]
-            found = {
-                name: tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-                for name, tokenizer in tokenizers.items()
-            }
-            return [{name: ids[row].clone() for name, ids in found.items()} for row in range(len(inputs))]
-
-        yield encode
-
-    def count_tokens(self, caption: str) -> tuple[int, int] | None:
-        return self.counter.count_tokens(caption)
+    first = encoders["text_encoder"](conditions["tokens"], output_hidden_states=True)
+    second = encoders["text_encoder_2"](conditions["tokens_2"], output_hidden_states=True)
+    embeds = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    pooled: Tensor = second.text_embeds
+    if zeros:
+        captioned = conditions["captioned"].to(embeds.dtype)
+        embeds, pooled = embeds * captioned[:, :, None], pooled * captioned
+    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

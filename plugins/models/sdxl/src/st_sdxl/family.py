@@ -12,8 +12,9 @@ from st import BlockGroup, Encoder, GeometryRule, Problem, StError, TokenStream,
 from st.diffusion.path import unmix
 from st.diffusion.target import epsilon, v, velocity
 from st.model.pipelines.pipeline_family import PipelineFamily
+from st_sdxl.captions import read_tokens
 from st_sdxl.checkpoint import check_checkpoint
-from st_sdxl.settings import REPOSITORIES, TARGETS, TEXT_TARGETS, SdxlOptions
+from st_sdxl.settings import REPOSITORIES, TARGETS, SdxlOptions
 
 if TYPE_CHECKING:
     import torch
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from st import Batch, Geometry, Noised, Shot
     from st.diffusion.path import DiscretePath
     from st.model.adapters.architecture import Architecture
+    from st.model.files.format_parts import Part
     from st.model.files.formats import AdapterFormat
+    from st.model.pipelines.text_stack import TextStack
     from st.settings.config import RunConfig
-    from st_sdxl.files import Part
 
 HALVES = ("down_blocks", "mid_block", "up_blocks")
 """Parts of the U-Net, in the order in which they run."""
@@ -75,51 +77,40 @@ class Sdxl(PipelineFamily[SdxlOptions]):
             yield Problem("shift", f"[shift] moves times out of {section}.", fix="Delete one of the two.")
 
     def text_encoders(self) -> Sequence[Encoder]:
-        from st_sdxl.captions import EncodedCaptions, MarkedCaptions, Tokens
+        from st_sdxl.captions import EncodedCaptions, MarkedCaptions
 
         (encoder,) = super().text_encoders()
         if self.options.train_text:
-            return (MarkedCaptions(Tokens(self.folder, encoder), zeros=False),)
+            return (MarkedCaptions(self.text_stack().captions(encoder), zeros=False),)
         return (EncodedCaptions(encoder, self._zeros()),)
 
     def load_denoiser(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         unet = super().load_denoiser(device, dtype)
-        if not self.options.train_text:
-            return unet
-        from st_sdxl.trained_text import TEXT_ENCODERS, UnetWithText, load_text_encoder
+        return self.text_stack().join(unet, device, dtype) if self.options.train_text else unet
 
-        first, second = (load_text_encoder(self.folder, name, dtype) for name in TEXT_ENCODERS)
-        return UnetWithText(unet, first, second, self._zeros()).to(device).eval()
+    def text_stack(self) -> TextStack:
+        """Both text encoders, where they learn too."""
+        from st.model.pipelines.text_stack import TextStack
+
+        tokenizers = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+        return TextStack(self.folder, self.denoiser, tokenizers, partial(read_tokens, zeros=self._zeros()))
 
     def tokens(self, latents: Tensor) -> int:
         # The outermost blocks only convolve; the first that attend see every second latent of each edge.
         return -(-latents.shape[-2] // 2) * -(-latents.shape[-1] // 2)
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        conditions, dtype = dict(batch.conditions), _dtype(denoiser)
-        x, index, ids = noised.x.to(dtype), self.path.index(noised.t).clamp(min=0), self._time_ids(batch)
-        if self.options.train_text:
-            answer: Tensor = denoiser(x, index, conditions, ids)
-        else:
-            answer = denoiser(
-                x,
-                index,
-                encoder_hidden_states=conditions["prompt_embeds"].to(dtype),
-                added_cond_kwargs={"text_embeds": conditions["pooled_prompt_embeds"].to(dtype), "time_ids": ids},
-                return_dict=False,
-            )[0]
-        if not self.options.flow:
-            return answer
-        here = self.path(noised.t)
-        clean, noise = unmix(noised.x, here, answer.float(), self.says(here))
-        return self.target(here).of(clean, noise)
+        from st.model.pipelines.learning_text import predict_with_text
+
+        return predict_with_text(self._answer, denoiser, noised, batch)
 
     def adapter_targets(self) -> Sequence[str]:
-        return (*TARGETS[self.options.targets], *(TEXT_TARGETS if self.options.train_text else ()))
+        return (*TARGETS[self.options.targets], *(self.text_stack().targets if self.options.train_text else ()))
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
+        from st.model.files.format_parts import Parts
         from st.model.files.peft_layout import diffusers_format
-        from st_sdxl.files import Parts, UnetLayers
+        from st_sdxl.files import UnetLayers
 
         names = {"diffusers": diffusers_format("unet")} | {
             name: UnetLayers(self.module_paths, original=name == "kohya") for name in ("kohya", "comfyui")
@@ -200,13 +191,11 @@ class Sdxl(PipelineFamily[SdxlOptions]):
     def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         import torch
 
-        unet: Any = denoiser
-        if self.options.train_text:
-            with torch.no_grad():
-                negative = None if shot.negative is None else unet.read(shot.negative)
-                shot = replace(shot, conditions=unet.read(shot.conditions), negative=negative)
-            unet = unet.unet
-        pixels = super().render(unet, shot)
+        from st.model.pipelines.learning_text import plain, read_text
+
+        negative = None if shot.negative is None else read_text(denoiser, shot.negative)
+        unet = plain(denoiser)
+        pixels = super().render(unet, replace(shot, conditions=read_text(denoiser, shot.conditions), negative=negative))
         if not torch.isfinite(pixels).all():
             raise StError(
                 "the picture is not finite",
@@ -216,13 +205,11 @@ class Sdxl(PipelineFamily[SdxlOptions]):
         return pixels
 
     def save_checkpoint(self, denoiser: nn.Module, directory: Path) -> None:
-        whole: Any = denoiser
-        super().save_checkpoint(whole.unet if self.options.train_text else denoiser, directory)
-        if self.options.train_text:
-            from st_sdxl.trained_text import TEXT_ENCODERS, save_text_encoder
+        from st.model.pipelines.learning_text import plain
 
-            for name in TEXT_ENCODERS:
-                save_text_encoder(denoiser.get_submodule(name), directory / name)
+        super().save_checkpoint(plain(denoiser), directory)
+        if self.options.train_text:
+            self.text_stack().save(denoiser, directory)
 
     @classmethod
     def tiny(cls, directory: Path) -> Self:
@@ -234,6 +221,23 @@ class Sdxl(PipelineFamily[SdxlOptions]):
     def check(self) -> None:
         super().check()
         check_checkpoint(self.folder, self.options)
+
+    def _answer(self, unet: nn.Module, noised: Noised, batch: Batch) -> Tensor:
+        conditions, dtype = batch.conditions, _dtype(unet)
+        x, index, ids = noised.x.to(dtype), self.path.index(noised.t).clamp(min=0), self._time_ids(batch)
+        pooled = conditions["pooled_prompt_embeds"].to(dtype)
+        answer: Tensor = unet(
+            x,
+            index,
+            encoder_hidden_states=conditions["prompt_embeds"].to(dtype),
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
+            return_dict=False,
+        )[0]
+        if not self.options.flow:
+            return answer
+        here = self.path(noised.t)
+        clean, noise = unmix(noised.x, here, answer.float(), self.says(here))
+        return self.target(here).of(clean, noise)
 
     def _time_ids(self, batch: Batch) -> Tensor:
         """What the U-Net is told beside the caption, (B, 6), or (B, 5) for a refiner."""
@@ -253,21 +257,12 @@ class Sdxl(PipelineFamily[SdxlOptions]):
 
     def _parts(self, name: str, unet: AdapterFormat) -> Iterator[Part]:
         """The shares of the U-Net and of both text encoders in an adapter file of this format."""
-        from st import comfyui_format, diffusers_format, kohya_format, reading_also
-        from st_sdxl.files import DOTTED, UNET, Part
-        from st_sdxl.trained_text import INSIDE, TEXT_ENCODERS, text_modules
+        from st.model.files.format_parts import Part
+        from st_sdxl.files import DOTTED, UNET
 
-        yield Part("unet.", "", ("unet.",) if name == "diffusers" else (f"{UNET}_", *DOTTED), unet)
-        for number, component in enumerate(TEXT_ENCODERS, start=1):
-            modules = text_modules(self.folder, component)
-            ours = f"{component}.{INSIDE if any(path.startswith(INSIDE) for path in modules) else ''}"
-            if name == "diffusers":
-                yield Part(ours, INSIDE, (f"{component}.",), diffusers_format(component))
-            else:
-                inside = [INSIDE + path.removeprefix(INSIDE) for path in modules]
-                saved = f"text_encoders.clip_{'l' if number == 1 else 'g'}.transformer"
-                flat = reading_also(kohya_format(inside, f"lora_te{number}"), comfyui_format(saved))
-                yield Part(ours, INSIDE, (f"lora_te{number}_", f"{saved}."), flat)
+        if name == "diffusers":
+            return self.text_stack().parts("diffusers", Part("unet.", "", ("unet.",), unet))
+        return self.text_stack().parts("kohya", Part("unet.", "", (f"{UNET}_", *DOTTED), unet))
 
 
 def _dtype(denoiser: nn.Module) -> torch.dtype:

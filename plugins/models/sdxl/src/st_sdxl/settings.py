@@ -29,7 +29,6 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 TARGETS = {"attention": ATTENTION, "transformer": TRANSFORMER, "unet": (*TRANSFORMER, *CONVOLUTIONS)}
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class SdxlOptions(PipelineOptions):

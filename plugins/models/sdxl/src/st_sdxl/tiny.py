@@ -8,9 +8,9 @@ from typing import Any
 
 from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
+from st.model.pipelines.learning_text import save_text_encoder
 from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights
 from st_sdxl.settings import SCHEDULE
-from st_sdxl.trained_text import save_text_encoder
 
 WIDTH, WIDTH_2 = 16, 32
 """Of the text encoders."""

@@ -68,7 +68,7 @@ class FirstPicture(Encoder):
     """A picture of a prompt as the denoiser is given a clip's first frame, and as a vision model sees it."""
 
     name = "first_picture"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, codec: WanCodec, eye: ImageEmbeds | None) -> None:
         self.codec, self.eye = codec, eye
@@ -107,7 +107,7 @@ class ControlClip(Encoder):
     """A clip that VACE is controlled by, none of which stays; a picture is one that does not move."""
 
     name = "control"
-    reads = "pixels"
+    reads = ("pixels",)
 
     def __init__(self, codec: WanCodec) -> None:
         self.codec = codec
@@ -140,7 +140,7 @@ class ImageEmbeds(Encoder):
     """What CLIP sees in a clip's first frame: (257, D), the second last of its hidden states."""
 
     name = "image"
-    reads = "pixels"
+    reads = ("pixels",)
     COMPONENTS = ("image_encoder", "image_processor")
 
     def __init__(self, folder: CheckpointFolder, pipeline: str) -> None:
@@ -193,6 +193,28 @@ def padded(first: Tensor, frames: int) -> Tensor:
 
     batch, channels, _, height, width = first.shape
     return torch.cat([first, first.new_zeros(batch, channels, frames - 1, height, width)], dim=2)
+
+
+def spread(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1, 1)."""
+    return values[:, None, None, None, None]
+
+
+def first_at_zero(t: Tensor, shown: Tensor, frames: int) -> Tensor:
+    """Times (B,) as those of frames, (B, 1, F, 1, 1), 0 where a first frame is shown. shown: (B,) bool."""
+    import torch
+
+    times = spread(t).repeat(1, 1, frames, 1, 1)
+    times[:, :, :1] = torch.where(spread(shown), 0.0, times[:, :, :1])
+    return times
+
+
+def begun(clip: Tensor, first: Tensor, shown: Tensor) -> Tensor:
+    """Latents of a clip with its first frame in place where it is shown. first: (B, C, 1, h, w). shown: (B,) bool."""
+    import torch
+
+    beginning = torch.where(spread(shown), first.to(clip), clip[:, :, :1])
+    return torch.cat([beginning, clip[:, :, 1:]], dim=2)
 
 
 def first_frame_mask(latents: Tensor) -> Tensor:

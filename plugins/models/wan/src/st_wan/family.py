@@ -14,7 +14,18 @@ from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.model.adapters.references import References
 from st.model.pipelines.pipeline_family import PipelineFamily
-from st_wan.conditions import CONTROL, FIRST_FRAME, IMAGE, ControlClip, FirstPicture, ImageEmbeds, WanCodec
+from st_wan.conditions import (
+    CONTROL,
+    FIRST_FRAME,
+    IMAGE,
+    ControlClip,
+    FirstPicture,
+    ImageEmbeds,
+    WanCodec,
+    begun,
+    first_at_zero,
+    spread,
+)
 from st_wan.flavours import ATTENTION, FEED_FORWARD, HIGH, LOW, MODULES, SEEN, Name, WanOptions
 from st_wan.text import TEXT, Trimmed, padded
 
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.progress import Outcome
+    from st.randomness import Draws
     from st.settings.config import RunConfig
     from st_wan.experts import Question
 
@@ -113,11 +125,20 @@ class Wan(PipelineFamily[WanOptions]):
 
             answer = answer_by_expert(question, self.is_noisy(noised.t), partial(self._expert, denoiser))
         first, given = self._first_frame(noised.x, batch)
-        if self.options.published.given != "first" or first is None:
+        if self.options.published.given != "first" or first is None or noised.t.ndim > 1:
             return answer
-        # Straight to what is known: nothing is learned there, and a sampler arrives at it.
-        known = (noised.x[:, :, :1] - first) / _spread(noised.t).clamp(min=SOONEST)
-        return torch.cat([torch.where(_spread(given), known.to(answer), answer[:, :, :1]), answer[:, :, 1:]], dim=2)
+        # Asked at one time for all frames: straight to what is known, so that a sampler arrives at it.
+        known = (noised.x[:, :, :1] - first) / spread(noised.t).clamp(min=SOONEST)
+        return torch.cat([torch.where(spread(given), known.to(answer), answer[:, :, :1]), answer[:, :, 1:]], dim=2)
+
+    def times(self, t: Tensor, batch: Batch, draws: Draws | None) -> Tensor:
+        """A first frame that is given has the time 0, where tokens have times of their own."""
+        first, shown = self._given_frame(batch)
+        return t if first is None else first_at_zero(t, shown, batch.latents.shape[2])
+
+    def start(self, noise: Tensor, batch: Batch) -> Tensor:
+        first, shown = self._given_frame(batch)
+        return noise if first is None else begun(noise, first, shown)
 
     def time_shift(self, tokens: int) -> float:
         scheduler = self._scheduler
@@ -249,12 +270,14 @@ class Wan(PipelineFamily[WanOptions]):
     def _question(self, noised: Noised, batch: Batch) -> Question:
         import torch
 
+        from st.diffusion.layout import to_tokens
         from st_wan.conditions import control_channels, first_frame_mask
         from st_wan.experts import Question
 
         given = self.options.published.given
-        question = Question(noised.x, noised.t * TIMES, batch.conditions[TEXT])
-        first, shown = self._first_frame(noised.x, batch)
+        moments = noised.t if noised.t.ndim > 1 else self.times(noised.t, batch, None)
+        question = Question(noised.x, moments * TIMES, batch.conditions[TEXT])
+        first, _ = self._first_frame(noised.x, batch)
         if given == "padded" and first is not None:
             x = torch.cat([noised.x, first_frame_mask(noised.x), first], dim=1)
             return replace(question, x=x, image=_shown(batch, IMAGE))
@@ -265,13 +288,16 @@ class Wan(PipelineFamily[WanOptions]):
             return replace(question, control=control_channels(control.to(noised.x), self.options.starts))
         if given == "first" and self.options.times == "token":
             frames, height, width = noised.x.shape[-3:]
-            times = question.time[:, None, None].repeat(1, frames, height // EDGE * (width // EDGE))
-            if first is None:
-                return replace(question, time=times.flatten(1))
-            begun = torch.where(_spread(shown), first, noised.x[:, :, :1])
-            times[:, 0] = torch.where(shown[:, None], 0.0, times[:, 0])
-            return replace(question, x=torch.cat([begun, noised.x[:, :, 1:]], dim=2), time=times.flatten(1))
+            grid = (frames, height // EDGE, width // EDGE)
+            x, time = self.start(noised.x, batch), to_tokens(question.time, noised.x.shape, grid)
+            return replace(question, x=x, time=time)
         return question
+
+    def _given_frame(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """As ``_first_frame``, where its tokens have a time of their own; None elsewhere."""
+        if self.options.published.given != "first" or self.options.times != "token":
+            return None, batch.latents.new_zeros(0)
+        return self._first_frame(batch.latents, batch)
 
     def _first_frame(self, x: Tensor, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """What is given of the first frame, like x, and of which samples, (B,) bool.
@@ -342,11 +368,6 @@ def _shown(batch: Batch, name: str) -> Tensor | None:
         if key in extras:
             return extras[key]
     return None
-
-
-def _spread(values: Tensor) -> Tensor:
-    """(B,) as (B, 1, 1, 1, 1)."""
-    return values[:, None, None, None, None]
 
 
 def _keep_tokens(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class PatchCodec(st.LatentCodec):
     """Exact: each patch of pixels, scaled to [-1, 1], becomes the channels of one latent pixel."""
 
     name = "patches"
-    reads = "pixels"
+    reads = ("pixels",)
     fingerprint = f"patches-{PATCH}"
 
     @contextmanager
@@ -47,7 +47,7 @@ class ByteText(st.Encoder):
     """Up to 64 bytes of a caption as vectors: waves of each byte's value, (L, 64), after a row that starts it."""
 
     name = "bytes"
-    reads = "caption"
+    reads = ("caption",)
     fingerprint = f"bytes-{TEXT_WIDTH}-{MAX_BYTES}"
 
     @contextmanager
