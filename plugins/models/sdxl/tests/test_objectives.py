@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from pydantic import ValidationError
 from torch import Tensor
 
-from st import Batch, Media, Noised
+from st import Batch, Media, Noised, Shot
 from st.diffusion.densities import Segmented, SegmentedOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
@@ -205,7 +205,7 @@ def test_a_refiner_is_asked_as_its_pipeline_asks_it(
 
     actual = family.predict(denoiser, noised, batch)
     size = family.geometry.nearest(Media("image", height=64, width=64), 64 * 64)
-    picture = family.render(denoiser, told(family, "a tree"), None, size, seed=5, steps=2, guidance=1.0)
+    picture = family.render(denoiser, Shot(told(family, "a tree"), None, size, seed=5, steps=2, guidance=1.0))
 
     users: Any = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder)
     embeds, _, pooled, _ = users.encode_prompt(["a red square on a table", "a tree"], device=CPU)
