@@ -20,6 +20,7 @@ from st.diffusion.objective import Objective
 from st.diffusion.weightings import Uniform, UniformOptions
 from st.randomness import Draws
 from st.testing import CliResult
+from st.testing.runs import write_photos
 from st_sdxl import Sdxl, SdxlOptions
 
 # A guard of diffusers warns where the text encoders are left out, as they are here.
@@ -109,8 +110,11 @@ def test_a_density_beside_a_stage_is_refused(run_file: Callable[[str], Path], st
     assert "[shift] moves times out of model.stage = 'second'." in result.err
 
 
-def test_a_stage_alone_is_a_plan(run_file: Callable[[str], Path], st_cli: Callable[..., CliResult]) -> None:
+def test_a_stage_alone_is_a_plan(
+    run_file: Callable[[str], Path], st_cli: Callable[..., CliResult], tmp_path: Path
+) -> None:
     text = STAGE.replace('[density]\nkind = "uniform"\n[shift]\nkind = "static"\nvalue = 3.0\n', "")
+    text = text.replace('"photos"', f'"{write_photos(tmp_path / "photos", count=2)}"')
 
     result = st_cli("train", run_file(text), "--dry-run")
 
