@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from st.model.inside.blocks import find_blocks
 from st.testing.subjects.tiny import TinyFamily
@@ -22,14 +21,14 @@ class Watched(Fsdp):
     def watch(self, weights: list[nn.Parameter]) -> None:
         self.weights, self.before, self.after, self.units = weights, [], [], []
 
-    def _split(self, unit: nn.Module) -> None:
+    def _split(self, unit: nn.Module, denoiser: nn.Module) -> None:
         self.units.append(unit)
         self.before.append(self._whole())
-        super()._split(unit)
+        super()._split(unit, denoiser)
         self.after.append(self._whole())
 
     def _whole(self) -> int:
-        return sum(weight.numel() for weight in self.weights if not isinstance(weight, DTensor))
+        return sum(weight.numel() for weight in self.weights)
 
 
 @pytest.fixture

@@ -61,10 +61,10 @@ class Fsdp(Group):
 
     def shard(self, denoiser: nn.Module, blocks: Sequence[BlockGroup]) -> nn.Module:
         for module in (*(block for block, _ in find_blocks(denoiser, blocks)), denoiser):
-            self._split(module)
+            self._split(module, denoiser)
         return denoiser
 
-    def _split(self, unit: nn.Module) -> None:
+    def _split(self, unit: nn.Module, denoiser: nn.Module) -> None:
         """Bring what of this module is not split yet onto the device, and let go of all but this rank's part."""
         whole = [tensor for tensor in (*unit.parameters(), *unit.buffers()) if not isinstance(tensor, DTensor)]
         for tensor in whole:
@@ -73,9 +73,10 @@ class Fsdp(Group):
         # Before the hooks of fully_shard, which hang on the output: changing a view in place would shake them off.
         unit.register_forward_hook(_without_views)
         fully_shard(unit, mesh=self._mesh, reshard_after_forward=True)
+        still_whole = set(denoiser.parameters())
         for tensor in whole:
             # The parameters from before are still known to whoever built groups of them.
-            if isinstance(tensor, nn.Parameter):
+            if isinstance(tensor, nn.Parameter) and tensor not in still_whole:
                 tensor.data = tensor.data.new_empty(0)
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor] | None = None, *, again: bool = False) -> None:
