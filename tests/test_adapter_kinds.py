@@ -211,7 +211,9 @@ resolution = 64
 def test_the_plan_says_what_a_file_cannot_hold(
     tmp_path: Path, plugins: list[str], adapter: str, code: int, word: str
 ) -> None:
-    places = {"output": tmp_path / "out", "checkpoint": "nobody/tiny", "photos": write_photos(tmp_path / "photos")}
+    checkpoint = tmp_path / "tiny"
+    {"flux": Flux, "wan": Wan}[plugins[0]].tiny(checkpoint)
+    places = {"output": tmp_path / "out", "checkpoint": checkpoint, "photos": write_photos(tmp_path / "photos")}
     named = {name: json.dumps(str(path)) for name, path in places.items()}
     file = tmp_path / "run.toml"
     file.write_text(RUN.format(plugins=json.dumps(plugins), adapter=adapter, **named))

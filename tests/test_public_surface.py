@@ -13,18 +13,22 @@ import pytest
 import st
 
 PUBLIC_NAMES = """
-ADAPTER API Adapter AdapterFormat BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult Checkpoint Claims
-DENSITY DISTANCE DataBackend ENGINE Encoder FAMILY FolderBackend FusedLayer Geometry GeometryRule Input Jobs
-LatentCodec Layer LayerTable Layout Learner LoraShape Losses MakesStreams Media Mix ModelFamily ModuleTap Network
-Noised OPTIMIZER Options Outcome Picture PipelineFamily Placement PlacesTimes Planned Problem Proceed QUANTIZER
-Quantizer Reader References Registrar Report Requests Run RunInfo SAMPLER SCHEDULE Sample SampleUnreadable StError
-Step StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker UPDATE_KIND UpdateKind UpdateStats
-VALIDATOR WEIGHTING comfyui_format diffusers_format fused_format hookimpl kohya_format reading_also renamed_format
+ADAPTER API Adapter AdapterFormat Architecture BACKEND Batch BlockCall BlockGroup BlockMiddleware BlockResult
+Checkpoint CheckpointFolder Claims DENSITY DISTANCE DataBackend DiscretePath Draws ENGINE Encoder FAMILY FolderBackend
+FusedLayer Geometry GeometryRule Input Jobs LatentCodec Layer LayerTable Layout Learner LoraShape Losses MakesStreams
+Media Mix ModelFamily ModularFamily ModuleTap Network Noised OPTIMIZER Options Outcome Picture PipelineCodec
+PipelineFamily PipelineOptions PipelineText Placement PlacesTimes Planned Problem Proceed Progress Prompt Prompting
+QUANTIZER Quantizer Reader References Registrar Rendered Report Requests Run RunConfig RunInfo SAMPLER SCHEDULE Sample
+SampleUnreadable Schedule Shot StError Step StepStats StepWrapper StrategyKind TRACKER TextStack TokenStream Tracker
+UPDATE_KIND UnknownTensors UpdateKind UpdateStats VALIDATOR ValidationReport Validator WEIGHTING comfyui_format
+diffusers_format epsilon exponential_shift fused_format hookimpl kohya_format read_layout reading_also renamed_format
+split_key straight token_grid unmix velocity
 """
 
 TESTING_NAMES = """
-BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests ModelFamilyTests PlacementTests
-QuantizerTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner TrackerTests example_batch example_noised not_applicable
+BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests
+PlacementTests QuantizerTests ScheduleTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests
+example_batch example_noised not_applicable
 """
 
 HOOKS = {
@@ -75,6 +79,7 @@ COMMANDS = {
     "new": "KIND NAME DIRECTORY",
     "reference options": "NAMES",
     "reference hooks": "",
+    "reference nouns": "MODULES",
     "reference schema": "FILE --plugins",
     "reference blocks": "FILES --write",
 }

@@ -17,28 +17,99 @@ from st.testing.subjects.tiny import TinyFamily
 HERE = Path(__file__).parent
 
 
-def test_a_validator_of_a_plugin_is_asked_when_it_is_due(tiny_run):
+BRIGHTNESS = f"{HERE / 'brightness.py'}:Brightness"
+PICTURES = '[validation]\nevery = 2\nprompts = ["a", "b"]\nresolutions = ["16"]\nsteps = 2\nguidance = 1.0\n'
+
+
+def test_a_validator_of_a_plugin_is_asked_before_the_first_step_and_when_it_is_due(tiny_run):
     text = '[[validator]]\nkind = "brightness"\nevery = 2\nfactor = 10.0'
 
-    run = tiny_run(plugins=[f"{HERE / 'brightness.py'}:Brightness"], text=text, steps=5)
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=5)
 
-    assert run.metrics()["brightness"] == [20.0, 40.0, 50.0]
+    assert run.metrics()["brightness/step"] == [0.0, 20.0, 40.0, 50.0]
+
+
+def test_metrics_carry_the_name_that_a_validator_was_given(tiny_run):
+    tables = [f'[[validator]]\nkind = "brightness"\nname = "{name}"\nevery = 2' for name in ("one", "two")]
+
+    run = tiny_run(plugins=[BRIGHTNESS], text="\n".join(tables), steps=2)
+
+    assert {"one/step", "two/step"} <= run.metrics().keys()
+
+
+def test_two_validators_of_one_name_are_refused(tiny_run):
+    text = '[[validator]]\nkind = "brightness"\nevery = 2\n' * 2
+
+    with pytest.raises(AssertionError, match="another validator is called 'brightness'"):
+        tiny_run(plugins=[BRIGHTNESS], text=text)
+
+
+def test_a_validator_that_scores_pictures_is_given_them_whenever_it_is_due(tiny_run):
+    text = f'{PICTURES}[[validator]]\nkind = "seen"\nevery = 3'
+
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=4)
+
+    shown = {path.parent.name for path in (run.directory / "samples").glob("*/a-*.png")}
+    assert run.metrics()["seen/pictures"] == [2.0, 2.0, 2.0]
+    assert shown == {"base", *(f"step-{step:08d}" for step in (2, 3, 4))}
+
+
+def test_one_that_scores_none_is_given_what_is_rendered_anyway(tiny_run):
+    text = f'{PICTURES}[[validator]]\nkind = "brightness"\nevery = 1'
+
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=3)
+
+    assert run.metrics()["brightness/pictures"] == [2.0, 0.0, 2.0, 2.0]
+
+
+def test_scores_wait_for_the_first_step_where_pictures_do(tiny_run):
+    text = f'{PICTURES}at_start = false\n[[validator]]\nkind = "seen"\nevery = 2'
+
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=2)
+
+    assert run.metrics()["seen/pictures"] == [2.0]
+
+
+def test_scoring_pictures_that_nobody_renders_is_refused(tiny_run):
+    with pytest.raises(AssertionError, match="'seen' scores pictures, and none are rendered"):
+        tiny_run(plugins=[BRIGHTNESS], text='[[validator]]\nkind = "seen"\nevery = 2')
+
+
+def test_validators_leave_training_as_it_is(tiny_run):
+    text = f'{PICTURES}[[validator]]\nkind = "restless"\nevery = 1'
+
+    watched = tiny_run(plugins=[BRIGHTNESS], text=text, steps=3)
+
+    assert watched.weights() == tiny_run(steps=3).weights()
+
+
+def test_the_best_picture_score_decides_which_checkpoint_is_best(tiny_run):
+    text = (
+        f'{PICTURES}[[validator]]\nkind = "seen"\nevery = 2\n[evaluation]\nevery = 1\n'
+        '[checkpoint]\nevery = 1\nkeep = 1\nbest = "seen/mean"\nbest_is = "highest"'
+    )
+
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=5)
+
+    scores = dict(zip((0, 2, 4, 5), run.metrics()["seen/mean"], strict=True))
+    best = json.loads((run.directory / "checkpoints" / "best.json").read_text())
+    assert best["step"] == max((2, 4, 5), key=lambda step: scores[step])
 
 
 def test_an_unknown_validator_is_refused_with_a_suggestion(tiny_run):
     text = '[[validator]]\nkind = "brightnes"\nevery = 2'
 
     with pytest.raises(AssertionError, match="Did you mean 'brightness'"):
-        tiny_run(plugins=[f"{HERE / 'brightness.py'}:Brightness"], text=text)
+        tiny_run(plugins=[BRIGHTNESS], text=text)
 
 
 def test_the_best_checkpoint_is_kept_besides_the_newest(tiny_run):
     text = (
         '[[validator]]\nkind = "brightness"\nevery = 1\nfactor = -1.0\n'
-        '[checkpoint]\nevery = 2\nkeep = 1\nbest = "brightness"\nbest_is = "highest"'
+        '[checkpoint]\nevery = 2\nkeep = 1\nbest = "brightness/step"\nbest_is = "highest"'
     )
 
-    run = tiny_run(plugins=[f"{HERE / 'brightness.py'}:Brightness"], text=text, steps=6)
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=6)
 
     kept = sorted(path.name for path in (run.directory / "checkpoints").glob("step-*"))
     assert kept == ["step-00000001", "step-00000006"]
@@ -49,9 +120,9 @@ def test_a_metric_that_nobody_measures_stops_the_run_by_name(tiny_run):
     text = '[[validator]]\nkind = "brightness"\nevery = 1\n[checkpoint]\nbest = "sharpness"'
 
     with pytest.raises(
-        AssertionError, match=r"checkpoint\.best = 'sharpness' is not measured\n\s+measured: brightness"
+        AssertionError, match=r"checkpoint\.best = 'sharpness' is not measured\n\s+measured: brightness/pictures"
     ):
-        tiny_run(plugins=[f"{HERE / 'brightness.py'}:Brightness"], text=text)
+        tiny_run(plugins=[BRIGHTNESS], text=text)
 
 
 def test_a_run_leaves_what_made_it(tiny_run):

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from waiting import wait_for
 
+from st.testing import TinyRunner
 from st.testing.runs import write_photos
+from st.testing.subjects.judge import Judge
 from st.testing.subjects.tiny import TinyFamily
 
 RECORDER = Path(__file__).with_name("recorder.py")
@@ -118,3 +120,17 @@ def test_a_signal_to_the_launcher_lets_all_ranks_save(tmp_path):
     assert process.returncode == 4, errors
     assert "Traceback" not in errors
     assert len(list((output / "checkpoints").glob("step-*"))) == 1
+
+
+def test_two_ranks_score_all_pictures_as_one_does(tiny_run: TinyRunner) -> None:
+    text = '[[validator]]\nkind = "judge"\nevery = 2\n[validation]\nevery = 2\nprompts = ["a", "b", "c"]\n'
+    text += 'resolutions = ["16"]\nsteps = 2\nguidance = 1.0\n'
+    plugins = [f"{sys.modules[Judge.__module__].__file__}:Judge"]
+
+    one = tiny_run(plugins=plugins, text=text, steps=2)
+    two = tiny_run(plugins=plugins, text=f"{text}[ranks]\nprocesses = 2\n", steps=2, batch=1)
+
+    scores = [{name: values for name, values in run.metrics().items() if "judge/" in name} for run in (one, two)]
+    assert scores[0]["judge/pictures"] == [3, 3]
+    assert scores[0].keys() == scores[1].keys()
+    assert all(values == pytest.approx(scores[1][name], rel=1e-4) for name, values in scores[0].items())

@@ -38,7 +38,8 @@ def on_path(pip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(pip.parent))
 
 
-def test_a_package_of_the_clone_is_installed_from_its_folder(clone: Path) -> None:
+def test_a_package_of_the_clone_is_installed_from_its_folder(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path(clone / "another" / "bin" / "pip", monkeypatch)
     folder = clone / "plugins" / "models" / "quill"
 
     assert install_command("st-quill") == f"{sys.executable} -m pip install -e '{folder}'"
@@ -51,7 +52,8 @@ def test_inside_the_clone_paths_are_short_and_pinned(clone: Path, monkeypatch: p
     assert install_command("st-quill").endswith(" install -c constraints.txt -e plugins/models/quill")
 
 
-def test_what_the_clone_lacks_comes_from_the_index(clone: Path) -> None:
+def test_what_the_clone_lacks_comes_from_the_index(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path(clone / "another" / "bin" / "pip", monkeypatch)
     assert install_command("st-elsewhere", "-U") == f"{sys.executable} -m pip install -U st-elsewhere"
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("st")
 hookimpl = pluggy.HookimplMarker("st")
+"""Marks a method of a plugin as a hook: ``@st.hookimpl``."""
 
 
 @hookspec

@@ -16,8 +16,8 @@ from st.model.inside.blocks import BlockStack
 from st.testing import ModelFamilyTests, not_applicable
 from st.testing.examples import awake_denoiser
 from st.testing.family.blocks import BlocksTests
-from st.testing.routes import Tap
 from st.testing.subjects.packed import PackedFamily
+from st.testing.subjects.routes import Tap
 
 
 class TestPackedFamily(ModelFamilyTests):

@@ -9,7 +9,7 @@ import torch
 from st.model.inside.blocks import BlockCall, BlockResult, Proceed
 from st.model.inside.recompute import Recompute, RecomputeOptions
 from st.testing import BlockMiddlewareTests, not_applicable
-from st.testing.routes import KeepTokens, Tap
+from st.testing.subjects.routes import KeepTokens, Tap
 
 
 class TestTap(BlockMiddlewareTests):

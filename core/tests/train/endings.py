@@ -113,7 +113,7 @@ class Careless:
 
     @st.hookimpl
     def st_register(self, register: Any) -> None:
-        register.add(st.VALIDATOR, "careless", lambda options: self._validate, st.Options)
+        register.add(st.VALIDATOR, "careless", Divides, st.Options)
 
     @st.hookimpl
     def st_step_end(self, run: Any) -> None:
@@ -133,5 +133,9 @@ class Careless:
     def st_run_end(self, run: Any) -> None:
         raise ConnectionError("no route at the end")
 
-    def _validate(self, run: Any) -> Any:
+
+class Divides(st.Validator):
+    """Fail whenever it is asked."""
+
+    def validate(self, run: st.Run, rendered: Any) -> st.ValidationReport:
         raise ZeroDivisionError("nothing to divide by")

@@ -158,7 +158,7 @@ def test_what_only_looks_or_tells_may_fail_and_is_named(tiny_run: TinyRunner) ->
     said = run.warnings("endings")
     assert [text.partition(" failed")[0] for text in said if "validator" in text] == [
         "validator 'careless' of plugin 'endings' (" + str(ENDINGS) + ")"
-    ] * 2
+    ] * 3
     for what in ("st_checkpoint_saved", "st_exported", "st_run_end"):
         assert any(what in text and "ConnectionError: no route" in text for text in said), what
     assert "report.html could not be written: KeyError" in run.result.err

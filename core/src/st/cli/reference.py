@@ -1,4 +1,4 @@
-"""``st reference``: options, hooks and the schema of run files."""
+"""``st reference``: options, hooks, public names and the schema of run files."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ def hooks() -> None:
     from st.settings.reference import hooks_page
 
     typer.echo(hooks_page(), nl=False)
+
+
+def nouns(
+    modules: Annotated[list[str] | None, typer.Argument(help="Modules such as st.testing; all without any.")] = None,
+) -> None:
+    """Print every public name with its signature, shapes, units and errors."""
+    from st.settings.reference import page
+
+    typer.echo(page(" ".join(["nouns", *(modules or ())])), nl=False)
 
 
 def schema(
@@ -68,4 +77,4 @@ def blocks(
         raise typer.Exit(1)
 
 
-COMMANDS = (options, hooks, schema, blocks)
+COMMANDS = (options, hooks, nouns, schema, blocks)

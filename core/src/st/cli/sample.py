@@ -36,7 +36,7 @@ def sample(
     from st.model.adapters.references import references_read, unsuited
     from st.model.quantize.quantizer import text_encoders
     from st.report.files.picture_files import save_picture
-    from st.report.rendering.prompts import PromptOptions, check_facts, recipe, shots, texts
+    from st.report.rendering.prompts import PromptOptions, check_facts, recipe, sized, texts
     from st.report.rendering.rendering import Failure, Renderer, encode_texts
     from st.train.parts.networks import computing
     from st.train.reopening import open_run
@@ -49,26 +49,26 @@ def sample(
     asked = PromptOptions(prompt=prompt, **told)
     opened, plugins = open_run(run, checkpoint, trust=trust)
     options = opened.config.validation
-    (shot,) = shots([asked], sizes or options.sizes()[:1], options.defaults())
+    (one,) = sized([asked], sizes or options.sizes()[:1], options.defaults())
     sampler = plugins.registrar.lookup("sampler", options.sampler)
     shown = references_shown(opened)
-    if problem := unsuited("--prompt", len(shot.references), references_read(opened.family, opened.adapter)):
+    if problem := unsuited("--prompt", len(one.references), references_read(opened.family, opened.adapter)):
         raise StError(problem.what, fix="show one with --reference FILE" if shown else "leave out --reference")
     within = partial(computing, opened)
     renderer = Renderer(opened, sampler.build(sampler.options()), opened.ask, shown=shown, within=within)
-    geometry = renderer.geometry(shot, options.frames)
+    geometry = renderer.geometry(one, options.frames)
     encoders = text_encoders(opened.config.quantizer, opened.family)
-    check_facts([shot], encoders)
-    _warn(capped(opened, shot, geometry))
-    encodings = encode_texts(opened.family, texts([shot]), opened.device, encoders)
+    check_facts([one], encoders)
+    _warn(capped(opened, one, geometry))
+    encodings = encode_texts(opened.family, texts([one]), opened.device, encoders)
     with untouched(opened.denoiser, opened.device):
-        ((_, _, pixels),) = renderer.render([(shot, geometry)], encodings)
+        ((_, _, pixels),) = renderer.render([(one, geometry)], encodings)
     if isinstance(pixels, Failure):
         raise StError(f"the picture could not be rendered: {pixels.reason}")
-    name = f"{shot.name}-{geometry}-step-{opened.progress.step}-seed-{shot.seed}"
+    name = f"{one.name}-{geometry}-step-{opened.progress.step}-seed-{one.seed}"
     target = run / "samples" / name if out is None else _without_ending(out)
-    facts = opened.config.redaction.data(recipe(shot, str(geometry), options.sampler))
-    codec, sound = opened.family.codec(), renderer.sounds.get((shot.name, geometry))
+    facts = opened.config.redaction.data(recipe(one, str(geometry), options.sampler))
+    codec, sound = opened.family.codec(), renderer.sounds.get((one.name, geometry))
     rate = codec.frames_per_second
     say(save_picture(pixels, target, facts, codec.sample_rate, frames_per_second=rate, sound=sound))
 

@@ -65,7 +65,10 @@ def _check_accepted(names: Sequence[str], config: RunConfig, *, resume: bool) ->
         what = f"--accept {names[0]} has no effect without --resume"
         raise ProblemsFound([Problem("accept", what, fix="add --resume, or leave --accept out")])
     before = Path(config.output) / "run.json"
-    check_names(names, config.plain(), json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {})
+    saved = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    # What a run is made of is accepted by the names of its manifest's parts.
+    parts = {"data": {one.name: "" for one in config.datasets}, "encoders": "", "weights": ""}
+    check_names(names, config.plain(), saved, parts)
 
 
 COMMANDS = (train,)

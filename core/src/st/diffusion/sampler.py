@@ -50,12 +50,13 @@ def sample(
     *,
     sampler: Sampler = euler,
     positions: Callable[[Tensor], Tensor] | None = None,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """Integrate a prediction from noise to clean latents, like noise.
 
     noise: (B, ...) float32, standard normal. times: falling, the first usually 1 and the last 0. positions: from times
-    (B,) to those of positions; where these are 0, ``noise`` holds what is given there, and it stays. Gradients flow
-    unless the caller switches them off.
+    (B,) to those of positions; where these are 0, ``noise`` holds what is given there, and it stays. on_step: told
+    after each step how many are done. Gradients flow unless the caller switches them off.
     """
 
     import torch
@@ -65,13 +66,14 @@ def sample(
         return unmix(x, here, predict(x, t).float(), target(here))
 
     x = noise
-    for time, next_time in pairwise(times):
+    for done, (time, next_time) in enumerate(pairwise(times), start=1):
         t, then = _place(path, x, time), _place(path, x, next_time)
         if positions is not None:
             t, then = positions(t), positions(then)
         moved = sampler(read, path, x, (t, then), next_time == 0)
         # What is given is never computed: where x says nothing about the noise, reading it would not be finite.
         x = moved if positions is None else torch.where(broadcast(t, x.shape) == 0, x, moved)
+        on_step(done)
     return x
 
 

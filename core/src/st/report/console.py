@@ -28,7 +28,7 @@ class Console(ABC):
         """One sentence; ``warning`` and ``error`` stand out."""
 
     @abstractmethod
-    def stage(self, name: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: float, total: int) -> None:
         """A stage is ``done`` of ``total``; shown until ``stage_over``."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class NoConsole(Console):
 
     def line(self, text: str, kind: str) -> None: ...
 
-    def stage(self, name: str, done: int, total: int) -> None: ...
+    def stage(self, name: str, done: float, total: int) -> None: ...
 
     def stage_over(self, name: str, done: int, seconds: float) -> None: ...
 
@@ -105,12 +105,12 @@ class PlainConsole(Console):
     def line(self, text: str, kind: str) -> None:
         self._print(f"{kind}: {text}" if kind in ("warning", "error") else text)
 
-    def stage(self, name: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: float, total: int) -> None:
         # A stage that is over soon needs no line but its last.
         with self._lock:
             self._said.setdefault(name, self._clock())
         if self._is_due(name):
-            self._print(f"{name} {done}/{total}")
+            self._print(f"{name} {round(done, 1):g}/{total}" if done % 1 else f"{name} {int(done)}/{total}")
 
     def stage_over(self, name: str, done: int, seconds: float) -> None:
         self._said.pop(name, None)
@@ -167,7 +167,7 @@ class RichConsole(Console):
         style = {"warning": "yellow", "error": "bold red"}.get(kind)
         self._progress.console.print(printable(text), style=style, markup=False)
 
-    def stage(self, name: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: float, total: int) -> None:
         with self._lock:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(name, total=total, facts="")

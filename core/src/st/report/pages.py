@@ -27,12 +27,20 @@ class Stage:
 
     def __init__(self, name: str, total: int, advanced: Callable[[Stage], None]) -> None:
         self.name, self.total, self.done = name, total, 0
+        self.shown: float = 0
         self.told = 0.0
         self._advanced, self._lock = advanced, threading.Lock()
 
     def advance(self, n: int = 1) -> None:
         with self._lock:
             self.done += n
+            self.shown = max(self.shown, self.done)
+        self._advanced(self)
+
+    def at(self, done: float) -> None:
+        """Show that so many pieces are done, a part of one included, before they are counted."""
+        with self._lock:
+            self.shown = max(self.shown, done)
         self._advanced(self)
 
 

@@ -313,7 +313,7 @@ class Report:
 
     def _advanced(self, stage: Stage) -> None:
         self.advanced += 1
-        self._console.stage(stage.name, stage.done, stage.total)
+        self._console.stage(stage.name, stage.shown, stage.total)
         now = monotonic()
         if self._audience and (now - stage.told >= PROGRESS_SECONDS or stage.done >= stage.total):
             stage.told = now

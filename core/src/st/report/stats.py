@@ -34,7 +34,8 @@ class UpdateStats:
 class StepStats:
     """What one optimizer step did.
 
-    Tensors stay on the device: reading one is a synchronisation, so nobody does in the loop.
+    Tensors are scalars, () each, one for each microbatch. They stay on the device: reading one is a synchronisation, so
+    nobody does in the loop.
     """
 
     losses: list[Tensor] = field(default_factory=list)

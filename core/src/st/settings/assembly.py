@@ -237,7 +237,8 @@ class Assembly:
             if group is not None:
                 yield group
 
-    def _validators(self) -> Iterator[tuple[int, Choice]]:
+    def _validators(self) -> Iterator[tuple[ValidatorOptions, Choice]]:
+        labels: set[str] = set()
         tables = self.reader.at(("validator",))
         if isinstance(tables, dict):
             fix = "Write [[validator]] with two brackets."
@@ -252,8 +253,12 @@ class Assembly:
                 continue
             rest = {key: value for key, value in table.items() if key not in own}
             chosen = self.reader.options(strategy.options, location, rest, others=tuple(ValidatorOptions.model_fields))
+            if options.label in labels:
+                fix = 'Set name = "..." in one of them.'
+                self.reader.refuse(location, f"another validator is called {options.label!r}.", fix=fix)
+            labels.add(options.label)
             if chosen is not None:
-                yield options.every, Choice(options.kind, chosen, strategy.build)
+                yield options, Choice(options.kind, chosen, strategy.build)
 
     def _family_default(self, kind: str) -> Mapping[str, Any]:
         """What the model family wants of a section that the run file does not have."""

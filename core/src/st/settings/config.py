@@ -100,8 +100,15 @@ class ValidatorOptions(Options):
 
     kind: str
     """Which validator."""
+    name: str = ""
+    """What its metrics are logged under, as NAME/METRIC; empty for its kind."""
     every: int = Field(ge=1)
     """Optimizer steps between two measurements."""
+
+    @property
+    def label(self) -> str:
+        """What its metrics are logged under."""
+        return self.name or self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,7 @@ class RunConfig:
     recompute: RecomputeOptions
     compile: CompileOptions
     datasets: tuple[DatasetConfig, ...]
-    validators: tuple[tuple[int, Choice], ...]
+    validators: tuple[tuple[ValidatorOptions, Choice], ...]
     loader: LoaderOptions
     cache: CacheOptions
     cache_store: Choice
@@ -187,7 +194,7 @@ class RunConfig:
             elif field.name == "cache_store":
                 data["cache"] |= _dumped(value.options)
             elif field.name == "validators":
-                data["validator"] = [{**_plain(choice), "every": every} for every, choice in value]
+                data["validator"] = [{**_plain(choice), "name": own.name, "every": own.every} for own, choice in value]
             else:
                 data[field.name] = _plain(value)
         for name, options in self.plugin_options.items():

@@ -210,13 +210,17 @@ def hooks_page() -> str:
 
 
 def page(command: str) -> str:
-    """What ``st reference COMMAND`` prints: ``options NAME...`` or ``hooks``. Raises ReferenceUnknown."""
+    """What ``st reference COMMAND`` prints: ``options NAME...``, ``hooks`` or ``nouns``. Raises ReferenceUnknown."""
     kind, *names = command.split()
     if kind == "options":
         return options_page(names)
     if kind == "hooks" and not names:
         return hooks_page()
-    fix = did_you_mean(kind, ("options", "hooks")) or "There are: options, hooks."
+    if kind == "nouns":
+        from st.settings.nouns import MODULES, nouns_page
+
+        return nouns_page(tuple(names) or MODULES)
+    fix = did_you_mean(kind, ("options", "hooks", "nouns")) or "There are: options, hooks, nouns."
     raise ReferenceUnknown(f"st reference {command}: there is no such page.", fix=fix)
 
 

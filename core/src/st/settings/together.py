@@ -98,6 +98,6 @@ def _unsuited_references(config: RunConfig, read: References | None) -> Iterator
         number = len(dataset.options.reference_sets)
         if number and (problem := unsuited(f"data set {dataset.name!r}", number, read, f"dataset.{place}")):
             yield problem
-    for shot in config.validation.shots() if config.validation.every else ():
-        if problem := unsuited(f"prompt {shot.name!r}", len(shot.references), read, "validation.prompts"):
+    for prompt in config.validation.wanted() if config.validation.every else ():
+        if problem := unsuited(f"prompt {prompt.name!r}", len(prompt.references), read, "validation.prompts"):
             yield problem

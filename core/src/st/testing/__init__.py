@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
+    from st.testing.hooks import ValidatorTests as ValidatorTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
     from st.testing.placements import PlacementTests as PlacementTests
     from st.testing.quantizers import QuantizerTests as QuantizerTests
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from st.testing.runs import TinyRunner as TinyRunner
     from st.testing.subjects.duo import TinyDuo as TinyDuo
     from st.testing.subjects.edit import TinyEdit as TinyEdit
+    from st.testing.subjects.judge import Judge as Judge
     from st.testing.subjects.tiny import TinyFamily as TinyFamily
     from st.testing.trackers import TrackerTests as TrackerTests
+    from st.testing.updates import OptimizerTests as OptimizerTests
+    from st.testing.updates import ScheduleTests as ScheduleTests
 
 _HOME = {
     "BlockMiddlewareTests": "st.testing.middleware",
@@ -35,15 +39,19 @@ _HOME = {
     "CommandTests": "st.testing.commands",
     "DataBackendTests": "st.testing.backends",
     "HookPluginTests": "st.testing.hooks",
+    "Judge": "st.testing.subjects.judge",
     "ModelFamilyTests": "st.testing.family",
+    "OptimizerTests": "st.testing.updates",
     "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
+    "ScheduleTests": "st.testing.updates",
     "TinyDuo": "st.testing.subjects.duo",
     "TinyEdit": "st.testing.subjects.edit",
     "TinyFamily": "st.testing.subjects.tiny",
     "TinyRun": "st.testing.runs",
     "TinyRunner": "st.testing.runs",
     "TrackerTests": "st.testing.trackers",
+    "ValidatorTests": "st.testing.hooks",
     "example_batch": "st.testing.examples",
     "example_noised": "st.testing.examples",
     "not_applicable": "st.testing.declared",

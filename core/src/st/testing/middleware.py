@@ -11,7 +11,7 @@ import pytest
 from st.model.inside.blocks import BlockStack, Layer
 from st.testing.declared import Conformance
 from st.testing.examples import example_batch, example_noised
-from st.testing.routes import Tap
+from st.testing.subjects.routes import Tap
 from st.testing.subjects.tiny import TinyFamily
 
 if TYPE_CHECKING:

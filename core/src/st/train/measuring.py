@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from st.errors import RankLost
+from st.errors import RankLost, StError
 from st.report.fanout import attempt
 from st.train.parts.networks import computing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from st.diffusion.objective import Batch, Noised
     from st.train.parts.run import Run
     from st.train.session import Session
-    from st.train.validation.validation import Validator
+    from st.train.validation.validator import Rendered, Validator
 
     Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
@@ -39,16 +39,21 @@ class Due:
 
 
 def measures(session: Session, predict: Predict) -> Iterator[Due]:
-    """Validation pictures and held-out losses, as the run file asks for them."""
+    """Validation pictures, held-out losses and what plugins judge by, as the run file asks for them.
+
+    Raises StError for a validator that scores pictures where none are rendered.
+    """
     from st.report.rendering.asked import prompts_to_encode
     from st.train.validation.evaluation import evaluate, evaluation_rows
+    from st.train.validation.gallery import Gallery
     from st.train.validation.validation import PromptValidator
 
     run = session.run
     validation, evaluation = run.config.validation, run.config.evaluation
+    validators = [(own, choice.build(choice.options)) for own, choice in run.config.validators]
     if texts := prompts_to_encode(validation):
         sampler = session.plugins.registrar.lookup("sampler", validation.sampler)
-        validator = PromptValidator(
+        render = PromptValidator(
             validation,
             session.loader.encodings(texts),
             sampler.build(sampler.options()),
@@ -59,10 +64,11 @@ def measures(session: Session, predict: Predict) -> Iterator[Due]:
             spread=run.ranks.spreads,
         )
 
+        session.gallery = shows = Gallery(run, render, kept=bool(validators))
+
         def validate() -> Mapping[str, float]:
-            found = validator(run)
-            run.report.pictures(run.progress.step, found.pictures)
-            return found.metrics
+            shows.show()
+            return {}
 
         yield Due(validation.every, validation.at_start, _harmless(run, "[validation]", validate))
     if evaluation.every:
@@ -74,10 +80,16 @@ def measures(session: Session, predict: Predict) -> Iterator[Due]:
 
         yield Due(evaluation.every, True, _harmless(run, "[evaluation]", hold_out))
 
-    for every, choice in run.config.validators:
-        plugin = session.plugins.registrar.lookup("validator", choice.kind).owner
-        measure = _measure_of(session, choice.build(choice.options))
-        yield Due(every, False, _harmless(run, f"validator {choice.kind!r} of {plugin}", measure))
+    for own, validator in validators:
+        if validator.scores_pictures and session.gallery is None:
+            raise StError(
+                f"the validator {own.label!r} scores pictures, and none are rendered",
+                fix="set validation.every and validation.prompts",
+            )
+        plugin = session.plugins.registrar.lookup("validator", own.kind).owner
+        measure = _harmless(run, f"validator {own.label!r} of {plugin}", _measure_of(session, own.label, validator))
+        # Who wants no pictures before the first step gets no scores of them either.
+        yield Due(own.every, validation.at_start or not validator.scores_pictures, measure)
 
 
 def _harmless(run: Run, name: str, measure: Measure) -> Measure:
@@ -95,15 +107,20 @@ def _harmless(run: Run, name: str, measure: Measure) -> Measure:
     return guarded
 
 
-def _measure_of(session: Session, validator: Validator) -> Measure:
+def _measure_of(session: Session, name: str, validator: Validator) -> Measure:
     """A plugin's validator, asked with the weights that are saved, its pictures shown."""
 
     def measure() -> Mapping[str, float]:
-        run = session.run
-        with session.averaged():
-            found = validator(run)
+        from st.train.validation.untouched import untouched
+
+        run, gallery = session.run, session.gallery
+        rendered: Sequence[Rendered] = ()
+        if gallery is not None:
+            rendered = gallery.show() if validator.scores_pictures else gallery.shown()
+        with session.averaged(), untouched(run.denoiser, run.device):
+            found = validator.validate(run, rendered)
         if found.pictures:
             run.report.pictures(run.progress.step, found.pictures)
-        return found.metrics
+        return {f"{name}/{metric}": value for metric, value in found.metrics.items()}
 
     return measure

@@ -97,11 +97,11 @@ def _listed(config: RunConfig, plugins: Plugins) -> tuple[PreparedSet, ...]:
 
 
 def _check_references(config: RunConfig) -> None:
-    for shot in config.validation.shots() if config.validation.every else ():
-        for name in shot.references:
+    for prompt in config.validation.wanted() if config.validation.every else ():
+        for name in prompt.references:
             if not Path(name).expanduser().is_file():
                 raise StError(
-                    f"validation.prompts: {shot.name!r} shows the model {name!r}, and there is no such file",
+                    f"validation.prompts: {prompt.name!r} shows the model {name!r}, and there is no such file",
                     why=f"looked for {Path(name).expanduser().absolute()}",
                     fix="correct the path; paths are seen from the folder that st is started in",
                 )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
+    from st.train.validation.gallery import Gallery
 
     Measure = Callable[[], Mapping[str, float]]
     Predict = Callable[[Noised, Batch], Tensor]
@@ -61,6 +62,7 @@ class Session:
     folder: OutputFolder
     saver: Saver
     measures: list[Due] = field(default_factory=list, init=False)
+    gallery: Gallery | None = field(default=None, init=False)
     outcome: Outcome = field(default=Outcome.FAILED, init=False)
     saved_at: int | None = field(default=None, init=False)
     unwritable: OutputUnwritable | None = field(default=None, init=False)
@@ -111,10 +113,13 @@ class Session:
             self.measure()
 
     def measure(self) -> None:
-        """Run the validations that are due at this step, after its checkpoint, and keep the best."""
+        """Run the validations that are due at this step, after its checkpoint, and keep the best.
+
+        Those of the last step wait for ``finish``: everything is measured there, once the run is saved.
+        """
         step = self.run.progress.step
         due = [one for one in self.measures if step % one.every == 0]
-        if due:
+        if due and step != self.run.total_steps:
             self._measure(due)
 
     def measure_now(self) -> None:
@@ -153,6 +158,8 @@ class Session:
                 found |= metrics
                 if metrics:
                     self.run.report.metrics(step, metrics)
+        if self.gallery is not None:
+            self.gallery.forget()
         best = self.run.config.checkpoint.best
         if due and best and step:
             self._refuse_unmeasured(best)

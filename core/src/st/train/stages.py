@@ -204,7 +204,7 @@ def encode(
     encoders = text_encoders(
         config.quantizer, family, lambda done: report.note(done.sentence, kind="quantizer", kept=done.left)
     )
-    check_facts(config.validation.shots() if config.validation.every else (), encoders)
+    check_facts(config.validation.wanted() if config.validation.every else (), encoders)
     if ranks.main:
         report_overlong(sets, encoders, report)
         report_rates(sets, family.codec(), report)

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from st.installing import install_command
+
 CODE = """
 import sys
 
@@ -31,4 +33,4 @@ def test_media_whose_library_is_missing_say_what_to_install(kind: str, library: 
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
     assert "which is not installed" in told
-    assert f"pip install 'st-core[{extra}]'" in told
+    assert install_command("st-core", extra=extra) in told

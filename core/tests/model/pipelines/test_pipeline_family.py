@@ -15,6 +15,7 @@ from st.model.adapters.full import FullAdapter, FullOptions
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.inside.blocks import BlockStack
 from st.model.inside.recompute import Recompute, RecomputeOptions
+from st.model.shot import Shot
 from st.report.rendering.rendering import RendersPictures
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_a_preview_is_the_pipelines_picture(family: Any, guidance: float, pipeli
 
     for _ in range(2):
         picture = family.render(
-            denoiser, prompt, negative if guidance > 1 else None, SIZE, seed=5, steps=3, guidance=guidance
+            denoiser, Shot(prompt, negative if guidance > 1 else None, SIZE, seed=5, steps=3, guidance=guidance)
         )
 
     expected = pipelines.upstream(
@@ -70,7 +71,7 @@ def test_rendering_leaves_no_denoiser_behind(family: Any, pipelines: Any) -> Non
     denoiser = family.load_denoiser(CPU, torch.float32)
     (prompt,) = pipelines.conditions(family, "a")
 
-    family.render(denoiser, family.collate([prompt]), None, SIZE, seed=1, steps=1, guidance=1.0)
+    family.render(denoiser, Shot(family.collate([prompt]), None, SIZE, seed=1, steps=1, guidance=1.0))
 
     assert family._renderer.transformer is None
 
@@ -82,7 +83,7 @@ def test_a_trained_adapter_gives_the_pipeline_the_same_picture(family: Any, tmp_
         for parameter in groups[0]["params"]:
             parameter.normal_(std=0.3)
     prompt = family.collate(pipelines.conditions(family, "a cat"))
-    picture = family.render(denoiser, prompt, None, SIZE, seed=5, steps=2, guidance=1.0)
+    picture = family.render(denoiser, Shot(prompt, None, SIZE, seed=5, steps=2, guidance=1.0))
 
     file = adapter.export(family, denoiser, tmp_path, {})
     users = pipelines.load(pipelines.folder)

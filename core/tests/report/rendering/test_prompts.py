@@ -79,18 +79,18 @@ def test_every_prompt_is_rendered_at_every_size_but_for_its_own() -> None:
         every=10, prompts=("a cat", "a dog --w 64 --h 32"), resolutions=("128", "64x128"), seed=5, guidance=1.0
     )
 
-    found = options.shots()
+    found = options.wanted()
 
-    assert [(shot.name, shot.size) for shot in found] == [
+    assert [(prompt.name, prompt.size) for prompt in found] == [
         ("a-cat", (128, 128)),
         ("a-cat", (128, 64)),
         ("a-dog", (32, 64)),
     ]
-    assert {shot.seed for shot in found} == {5}
+    assert {prompt.seed for prompt in found} == {5}
 
 
 def test_equal_prompts_get_names_of_their_own() -> None:
-    names = [shot.name for shot in ValidationOptions(prompts=("a cat", "a cat", "A cat!")).shots()]
+    names = [prompt.name for prompt in ValidationOptions(prompts=("a cat", "a cat", "A cat!")).wanted()]
 
     assert names == ["a-cat", "a-cat-2", "a-cat-3"]
 

@@ -100,9 +100,9 @@ def make_run(run: Run) -> Callable[[bool], Run]:
 
 def validate(run: Run) -> list[Path]:
     encodings = encode_texts(run.family, prompts_to_encode(OPTIONS), run.device)
-    report = PromptValidator(OPTIONS, encodings, euler)(run)
-    run.report.pictures(0, report.pictures)
-    return [one.path for one in report.pictures]
+    pictures, _ = PromptValidator(OPTIONS, encodings, euler)(run)
+    run.report.pictures(0, pictures)
+    return [one.path for one in pictures]
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -182,7 +182,7 @@ def test_a_library_of_songs_says_what_is_sung(tmp_path: Path) -> None:
     library = tmp_path / "songs.json"
     library.write_text('{"hymn": {"caption": "a choir", "lyrics": "la", "seconds": 4, "facts": {"bpm": 60}}}')
 
-    (hymn,) = ValidationOptions(library=str(library)).shots()
+    (hymn,) = ValidationOptions(library=str(library)).wanted()
 
     assert (hymn.name, hymn.seconds) == ("hymn", 4)
     assert hymn.words == Words("a choir", {"lyrics": "la", "bpm": "60", "seconds": "4"})
@@ -193,5 +193,5 @@ def test_a_fact_that_no_encoder_reads_is_named(make_run: Callable[[bool], Run]) 
         reads, facts = ("caption",), ("lyrics", "beats", "seconds")
 
     with pytest.raises(StError, match="validation prompt 'a-drum': this model is told no 'bpm'"):
-        check_facts(OPTIONS.shots(), [Reader(True)])
-    check_facts(OPTIONS.shots()[:1], [])
+        check_facts(OPTIONS.wanted(), [Reader(True)])
+    check_facts(OPTIONS.wanted()[:1], [])

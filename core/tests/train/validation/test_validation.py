@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from st.data.geometry import Geometry
+from st import Shot
 from st.data.sets.words import Words
 from st.data.shape.rule import GeometryRule
 from st.diffusion.objective import Batch, Noised
@@ -56,19 +56,19 @@ def warnings(run: Run) -> list[str]:
 def test_pictures_are_written_by_step_prompt_and_size(run: Run) -> None:
     run.progress.step = 500
 
-    report = validator(run)(run)
+    pictures, _ = validator(run)(run)
 
     samples = run.directory / "samples"
-    assert [(p.path.relative_to(samples).as_posix(), p.label) for p in report.pictures] == [
+    assert [(p.path.relative_to(samples).as_posix(), p.label) for p in pictures] == [
         ("base/a-cat-24x24.png", "a-cat 24x24 base"),
         ("base/a-dog-16x32.png", "a-dog 16x32 base"),
         ("step-00000500/a-cat-24x24.png", "a-cat 24x24"),
         ("step-00000500/a-dog-16x32.png", "a-dog 16x32"),
     ]
-    with Image.open(report.pictures[-1].path) as picture:
+    with Image.open(pictures[-1].path) as picture:
         assert picture.size == (16, 32)
         assert "Seed: 9" in picture.info["parameters"]
-    assert report.pictures[-1].prompt == "a dog"
+    assert pictures[-1].prompt == "a dog"
 
 
 def test_training_state_is_byte_equal_after_validation(run: Run) -> None:
@@ -82,21 +82,21 @@ def test_training_state_is_byte_equal_after_validation(run: Run) -> None:
 
 def test_the_base_is_rendered_once_and_without_the_adapter(run: Run) -> None:
     validate = validator(run)
-    first = validate(run)
-    second = validate(run)
+    first, _ = validate(run)
+    second, _ = validate(run)
 
-    base, trained = (path.read_bytes() for path in (first.pictures[0].path, first.pictures[2].path))
+    base, trained = (path.read_bytes() for path in (first[0].path, first[2].path))
     assert base != trained
-    assert [picture.label for picture in second.pictures] == ["a-cat 24x24", "a-dog 16x32"]
+    assert [picture.label for picture in second] == ["a-cat 24x24", "a-dog 16x32"]
 
 
 def test_before_the_first_step_an_adapter_that_changes_nothing_is_not_rendered_beside_the_base(run: Run) -> None:
     run.progress.step = 0
 
-    report = validator(run)(run)
+    pictures, _ = validator(run)(run)
 
     assert run.adapter.begins_as_base
-    assert [picture.label for picture in report.pictures] == ["a-cat 24x24 base", "a-dog 16x32 base"]
+    assert [picture.label for picture in pictures] == ["a-cat 24x24 base", "a-dog 16x32 base"]
     assert sorted(path.name for path in (run.directory / "samples").iterdir()) == ["base"]
 
 
@@ -116,10 +116,10 @@ def test_a_picture_that_is_asked_for_larger_than_the_model_draws_is_said_once(ru
 
 def test_the_same_step_renders_the_same_picture(run: Run) -> None:
     validate = validator(run)
-    first = [picture.path.read_bytes() for picture in validate(run).pictures[2:]]
+    first = [picture.path.read_bytes() for picture in validate(run)[0][2:]]
     torch.manual_seed(77)
 
-    assert [picture.path.read_bytes() for picture in validate(run).pictures] == first
+    assert [picture.path.read_bytes() for picture in validate(run)[0]] == first
 
 
 def test_one_failing_prompt_does_not_keep_the_others(run: Run) -> None:
@@ -128,9 +128,9 @@ def test_one_failing_prompt_does_not_keep_the_others(run: Run) -> None:
             raise ValueError("no cats today")
         return run.family.predict(run.denoiser, noised, batch)
 
-    report = validator(run, OPTIONS.model_copy(update={"compare_base": False}), predict=predict)(run)
+    pictures, _ = validator(run, OPTIONS.model_copy(update={"compare_base": False}), predict=predict)(run)
 
-    assert [picture.label for picture in report.pictures] == ["a-dog 16x32"]
+    assert [picture.label for picture in pictures] == ["a-dog 16x32"]
     assert warnings(run) == ["the validation picture 'a-cat 24x24' could not be rendered: ValueError: no cats today"]
     assert run.denoiser.training
 
@@ -139,19 +139,19 @@ def test_running_out_of_memory_is_reported_with_what_helps(run: Run) -> None:
     def predict(noised: Noised, batch: Batch) -> Tensor:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    report = validator(run, OPTIONS.model_copy(update={"compare_base": False}), predict=predict)(run)
+    pictures, _ = validator(run, OPTIONS.model_copy(update={"compare_base": False}), predict=predict)(run)
 
-    assert report.pictures == ()
+    assert pictures == ()
     assert all("lower [validation] resolutions" in text for text in warnings(run))
     assert len(warnings(run)) == 2
 
 
 def test_a_picture_of_a_step_that_is_redone_is_not_the_old_one(run: Run) -> None:
     validate = validator(run, OPTIONS.model_copy(update={"compare_base": False}))
-    old = validate(run).pictures[0].path
+    old = validate(run)[0][0].path
     validate.predict = broken
 
-    assert validate(run).pictures == ()
+    assert validate(run)[0] == ()
     assert not old.exists()
 
 
@@ -171,9 +171,9 @@ def test_other_weights_are_in_place_while_rendering_only(run: Run) -> None:
             parameter.copy_(value)
 
     before = training_state(run)
-    report = validator(run, weights=zeroed)(run)
+    pictures, _ = validator(run, weights=zeroed)(run)
 
-    base, averaged = (picture.path.read_bytes() for picture in (report.pictures[0], report.pictures[2]))
+    base, averaged = (picture.path.read_bytes() for picture in (pictures[0], pictures[2]))
     assert base == averaged
     assert training_state(run) == before
 
@@ -181,21 +181,18 @@ def test_other_weights_are_in_place_while_rendering_only(run: Run) -> None:
 class Renders(TinyFamily):
     """A family with a pipeline of its own: it paints the seed."""
 
-    def render(
-        self, denoiser: nn.Module, conditions: Mapping[str, Tensor], negative: Mapping[str, Tensor] | None,
-        geometry: Geometry, *, seed: int, steps: int, guidance: float,
-    ) -> Tensor:  # fmt: skip
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         torch.rand(3), random.random()
-        return torch.full((1, 3, geometry.height, geometry.width), seed / 255)
+        return torch.full((1, 3, shot.geometry.height, shot.geometry.width), shot.seed / 255)
 
 
 def test_a_family_with_a_pipeline_of_its_own_is_rendered_by_it(run: Run) -> None:
     run = replace(run, family=Renders(run.family.options))
     before = training_state(run)
 
-    report = validator(run)(run)
+    pictures, _ = validator(run)(run)
 
-    with Image.open(report.pictures[-1].path) as picture:
+    with Image.open(pictures[-1].path) as picture:
         assert picture.getpixel((0, 0)) == (9, 9, 9)
     assert training_state(run) == before
 

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from st import Batch, Geometry, Noised
-from st.report.rendering.prompts import PromptOptions, shots, texts
+from st.report.rendering.prompts import PromptOptions, sized, texts
 from st.report.rendering.rendering import encode_texts
 from st.testing.runs import TinyRun
 from st.train.reopening import open_run
@@ -95,15 +95,15 @@ def asked(run: Any, x: torch.Tensor, t: float, picture: Path) -> torch.Tensor:
     """Our prediction for the caption "x" and one control picture."""
     shown = references_shown(run)
     assert shown is not None
-    (shot,) = shots(
+    (prompt,) = sized(
         [PromptOptions(prompt="x", references=(str(picture),))], [(64, 64)], run.config.validation.defaults()
     )
     geometry = Geometry(64, 64)
-    shown.learn([(shot, geometry)], run.device)
-    conditions = run.family.collate([encode_texts(run.family, texts([shot]), run.device)[shot.words]])
+    shown.learn([(prompt, geometry)], run.device)
+    conditions = run.family.collate([encode_texts(run.family, texts([prompt]), run.device)[prompt.words]])
     size = torch.tensor([[64, 64]])
     sizes = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
-    batch = Batch(("x",), (0,), "", x, conditions, extras={**sizes, **shown.extras(shot, geometry, run.device)})
+    batch = Batch(("x",), (0,), "", x, conditions, extras={**sizes, **shown.extras(prompt, geometry, run.device)})
     answer: torch.Tensor = run.ask(Noised(x=x, t=torch.tensor([t]), clean=x, noise=x), batch)
     return answer
 

@@ -21,8 +21,8 @@ from st.testing import (
     example_batch,
     example_noised,
 )
-from st.testing.routes import KeepTokens
 from st.testing.runs import TINY
+from st.testing.subjects.routes import KeepTokens
 from st_crepa.tap import Tap
 from st_crepa.technique import token_width
 

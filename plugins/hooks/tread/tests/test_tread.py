@@ -21,7 +21,7 @@ from st.testing import (
     example_batch,
     example_noised,
 )
-from st.testing.routes import Tap
+from st.testing.subjects.routes import Tap
 from st_tread import Route, TreadOptions
 from st_tread.options import Span, problems, spans
 from st_tread.selection import Selector, kept, masked_tokens

@@ -12,7 +12,7 @@ import torch
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, StError
+from st import Batch, Geometry, Noised, Shot, StError
 from st.data.encoder import Input
 from st.diffusion.densities import FixedList, ListOptions, LogitNormal, LogitNormalOptions
 from st.diffusion.distances import L2, L2Options
@@ -22,7 +22,7 @@ from st.model.adapters.full import FullAdapter, FullOptions
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.inside.blocks import BlockStack
 from st.randomness import Draws
-from st.testing.routes import KeepTokens, Tap
+from st.testing.subjects.routes import KeepTokens, Tap
 from st_ace_step import AceStep
 
 CPU = torch.device("cpu")
@@ -237,12 +237,14 @@ def test_what_is_rendered_is_what_the_pipeline_makes_of_the_same_words(
 
     sound = family.render(
         family.load_denoiser(CPU, torch.float32),
-        conditions(family, (str(ARGUMENTS["prompt"]), TOLD)),
-        conditions(family, ("", {})) if guidance > 1 else None,
-        Geometry(frames=0, seconds=2.0),
-        seed=7,
-        steps=3,
-        guidance=guidance,
+        Shot(
+            conditions(family, (str(ARGUMENTS["prompt"]), TOLD)),
+            conditions(family, ("", {})) if guidance > 1 else None,
+            Geometry(frames=0, seconds=2.0),
+            seed=7,
+            steps=3,
+            guidance=guidance,
+        ),
     )
 
     assert sound.shape == (1, 2, 3200)
@@ -297,12 +299,14 @@ def test_a_distilled_model_is_rendered_without_guidance(
 
     sound = family.render(
         family.load_denoiser(CPU, torch.float32),
-        conditions(family, (str(ARGUMENTS["prompt"]), TOLD)),
-        conditions(family, ("", {})),
-        Geometry(frames=0, seconds=2.0),
-        seed=7,
-        steps=2,
-        guidance=5.0,
+        Shot(
+            conditions(family, (str(ARGUMENTS["prompt"]), TOLD)),
+            conditions(family, ("", {})),
+            Geometry(frames=0, seconds=2.0),
+            seed=7,
+            steps=2,
+            guidance=5.0,
+        ),
     )
 
     torch.testing.assert_close(sound, expected, rtol=0, atol=1e-5)
@@ -312,12 +316,14 @@ def test_a_text_to_keep_away_from_is_refused(family: AceStep, conditions: Any) -
     with pytest.raises(StError, match="guided away from being told nothing at all"):
         family.render(
             family.load_denoiser(CPU, torch.float32),
-            conditions(family, ("a choir", {})),
-            conditions(family, ("noise", {})),
-            Geometry(frames=0, seconds=1.0),
-            seed=0,
-            steps=1,
-            guidance=3.0,
+            Shot(
+                conditions(family, ("a choir", {})),
+                conditions(family, ("noise", {})),
+                Geometry(frames=0, seconds=1.0),
+                seed=0,
+                steps=1,
+                guidance=3.0,
+            ),
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Geometry, StError
+from st import Batch, Geometry, Shot, StError
 from st.data.encoder import Input
 from st.model.adapters.full import FullAdapter, FullOptions
 from st.model.adapters.lora import LoraAdapter, LoraOptions
@@ -143,7 +143,9 @@ def test_a_whole_model_is_saved_and_previewed_as_its_users_load_it(
     adapter = FullAdapter(FullOptions())
     adapter.attach(denoiser, ())
 
-    picture = family.render(denoiser, told(family, "a tree"), None, Geometry(64, 64), seed=5, steps=2, guidance=3.0)
+    picture = family.render(
+        denoiser, Shot(told(family, "a tree"), None, Geometry(64, 64), seed=5, steps=2, guidance=3.0)
+    )
     users = make_upstream(where=adapter.export(family, denoiser, tmp_path, {})).pipeline
 
     expected = users(

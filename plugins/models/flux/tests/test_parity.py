@@ -13,7 +13,7 @@ from diffusers import FluxPipeline
 from diffusers.training_utils import compute_loss_weighting_for_sd3
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, StError
+from st import Batch, Geometry, Noised, Shot, StError
 from st.diffusion.densities import LogitNormal, LogitNormalOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
@@ -190,7 +190,7 @@ def test_a_preview_is_the_pipelines_picture(make_family: Any, upstream: Any, con
     prompt, negative = conditions(family, "a cat"), conditions(family, "blurry")
 
     picture = family.render(
-        family.load_denoiser(CPU, torch.float32), prompt, negative, SIZE, seed=5, steps=3, guidance=3.0
+        family.load_denoiser(CPU, torch.float32), Shot(prompt, negative, SIZE, seed=5, steps=3, guidance=3.0)
     )
 
     expected = upstream.pipeline(
@@ -212,7 +212,7 @@ def test_real_guidance_without_a_negative_prompt_is_refused(make_family: Any, co
     family = make_family(real_guidance=2.0)
 
     with pytest.raises(StError, match="real_guidance needs a negative prompt"):
-        family.render(nn.Linear(1, 1), conditions(family, "a"), None, SIZE, seed=1, steps=1, guidance=1.0)
+        family.render(nn.Linear(1, 1), Shot(conditions(family, "a"), None, SIZE, seed=1, steps=1, guidance=1.0))
 
 
 def test_times_are_shifted_as_the_pipeline_shifts_them(family: Flux, upstream: Any, sample: Any) -> None:

@@ -100,7 +100,7 @@ def test_a_run_shows_what_it_draws_and_learns_beside_an_assistant(
     notes = [event["text"] for event in done.events() if event.get("kind") == "assistant"]
     assert [note.endswith("beside 10 layers, in training only") for note in notes] == [True]
     assert done.warnings() == []
-    assert len(list((done.directory / "samples").rglob("*.png"))) == 3
+    assert len(list((done.directory / "samples").rglob("*.png"))) == 2
     assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in load_file(
         done.directory / "adapter.safetensors"
     )

@@ -13,13 +13,13 @@ from diffusers import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, StError
+from st import Batch, Geometry, Noised, Shot, StError
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.files.adapter_file import write_adapter_file
 from st.model.inside.blocks import BlockStack
-from st.testing.routes import KeepTokens
+from st.testing.subjects.routes import KeepTokens
 from st_flux import Flux
 from st_flux.assistant import add_assistant, without_assistant
 from st_flux.packing import pack, places, reference_places, unpack
@@ -113,7 +113,7 @@ def test_a_masked_preview_is_what_was_trained(make_family: Any, conditions: Any,
     k = family.time_shift(24)
     times = [k * t / (1 + (k - 1) * t) for t in (1.0, 0.5, 0.0)]
 
-    picture = family.render(denoiser, prompt, negative, SIZE, seed=5, steps=2, guidance=3.0)
+    picture = family.render(denoiser, Shot(prompt, negative, SIZE, seed=5, steps=2, guidance=3.0))
 
     with torch.no_grad():
         wanted, against = (ask(family, denoiser, Batch(("a",), (0,), "", noise, c)) for c in (prompt, negative))
@@ -188,7 +188,9 @@ def test_the_pipeline_that_edits_renders_at_the_size_that_was_asked_for(
     family = make_family(flavour="kontext")
     prompt = conditions(family, "a cat")
 
-    picture = family.render(family.load_denoiser(CPU, torch.float32), prompt, None, SIZE, seed=5, steps=2, guidance=2.0)
+    picture = family.render(
+        family.load_denoiser(CPU, torch.float32), Shot(prompt, None, SIZE, seed=5, steps=2, guidance=2.0)
+    )
 
     expected = make_upstream(kontext).pipeline(
         **prompt,

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from st import Geometry, Input, StError
+from st import Geometry, Input, Shot, StError
 from st.data.cache.encoder_run import EncoderRun
 from st.errors import SampleUnreadable
 from st.testing import CliResult
@@ -150,12 +150,7 @@ def test_a_preview_that_overflows_in_half_precision_is_named(make: Make, rewrite
     with pytest.raises(StError, match="the autoencoder overflows in float16"):
         family.render(
             family.load_denoiser(CPU, torch.float16),
-            told(family, "a"),
-            None,
-            Geometry(64, 64),
-            seed=1,
-            steps=1,
-            guidance=1.0,
+            Shot(told(family, "a"), None, Geometry(64, 64), seed=1, steps=1, guidance=1.0),
         )
 
 
@@ -183,7 +178,7 @@ def test_a_preview_is_sampled_as_the_model_was_taught(
     family.save_checkpoint(denoiser, tmp_path / "model")
     prompt, negative = told(family, "a"), told(family, "b")
 
-    picture = family.render(denoiser, prompt, negative, Geometry(64, 64), seed=5, steps=2, guidance=3.0)
+    picture = family.render(denoiser, Shot(prompt, negative, Geometry(64, 64), seed=5, steps=2, guidance=3.0))
 
     expected = upstream(tmp_path / "model")(
         "a", negative_prompt="b", height=64, width=64, num_inference_steps=2, guidance_scale=3.0,

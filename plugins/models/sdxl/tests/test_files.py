@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from st import Geometry, Input, StError
+from st import Geometry, Input, Shot, StError
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.files.adapter_file import write_adapter_file
 from st.model.files.formats import LoraShape
@@ -105,7 +105,7 @@ def rendered(family: Sdxl, denoiser: nn.Module) -> Tensor:
     (encoder,) = family.text_encoders()
     with encoder.open(CPU) as encode:
         entries = encode([Input(key="a tree", caption="a tree")])
-    return family.render(denoiser.eval(), family.collate(entries), None, SIZE, seed=5, steps=2, guidance=1.0)
+    return family.render(denoiser.eval(), Shot(family.collate(entries), None, SIZE, seed=5, steps=2, guidance=1.0))
 
 
 def filled(denoiser: nn.Module, state: Mapping[str, Tensor], shape: LoraShape) -> None:

@@ -13,13 +13,14 @@ from diffusers import DDPMScheduler
 from pydantic import ValidationError
 from torch import Tensor
 
-from st import Batch, Media, Noised
+from st import Batch, Media, Noised, Shot
 from st.diffusion.densities import Segmented, SegmentedOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
 from st.diffusion.weightings import Uniform, UniformOptions
 from st.randomness import Draws
 from st.testing import CliResult
+from st.testing.runs import write_photos
 from st_sdxl import Sdxl, SdxlOptions
 
 # A guard of diffusers warns where the text encoders are left out, as they are here.
@@ -109,8 +110,11 @@ def test_a_density_beside_a_stage_is_refused(run_file: Callable[[str], Path], st
     assert "[shift] moves times out of model.stage = 'second'." in result.err
 
 
-def test_a_stage_alone_is_a_plan(run_file: Callable[[str], Path], st_cli: Callable[..., CliResult]) -> None:
+def test_a_stage_alone_is_a_plan(
+    run_file: Callable[[str], Path], st_cli: Callable[..., CliResult], tmp_path: Path
+) -> None:
     text = STAGE.replace('[density]\nkind = "uniform"\n[shift]\nkind = "static"\nvalue = 3.0\n', "")
+    text = text.replace('"photos"', f'"{write_photos(tmp_path / "photos", count=2)}"')
 
     result = st_cli("train", run_file(text), "--dry-run")
 
@@ -205,7 +209,7 @@ def test_a_refiner_is_asked_as_its_pipeline_asks_it(
 
     actual = family.predict(denoiser, noised, batch)
     size = family.geometry.nearest(Media("image", height=64, width=64), 64 * 64)
-    picture = family.render(denoiser, told(family, "a tree"), None, size, seed=5, steps=2, guidance=1.0)
+    picture = family.render(denoiser, Shot(told(family, "a tree"), None, size, seed=5, steps=2, guidance=1.0))
 
     users: Any = StableDiffusionXLImg2ImgPipeline.from_pretrained(folder)
     embeds, _, pooled, _ = users.encode_prompt(["a red square on a table", "a tree"], device=CPU)

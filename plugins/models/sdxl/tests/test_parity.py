@@ -14,7 +14,7 @@ from diffusers.training_utils import compute_snr
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised
+from st import Batch, Geometry, Noised, Shot
 from st.diffusion.densities import Segmented, SegmentedOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.noise import NoiseOptions
@@ -188,7 +188,7 @@ def test_a_preview_is_the_pipelines_picture(
     against = None if negative is None else told(family, negative)
     guidance = 1.0 if negative is None else 4.0
 
-    picture = family.render(denoiser, told(family, "a tree"), against, SIZE, seed=5, steps=3, guidance=guidance)
+    picture = family.render(denoiser, Shot(told(family, "a tree"), against, SIZE, seed=5, steps=3, guidance=guidance))
 
     # Without a negative prompt the pipeline's is zeros, and so is our empty caption.
     expected = upstream()(

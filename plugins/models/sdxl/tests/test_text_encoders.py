@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised
+from st import Batch, Geometry, Noised, Shot
 from st.model.adapters.full import FullAdapter, FullOptions
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.inside.blocks import BlockStack
@@ -116,7 +116,7 @@ def test_a_preview_uses_the_encoders_that_learn(
     family.save_checkpoint(denoiser, tmp_path / "model")
     prompt, negative = told(family, "a tree"), told(family, "blurry")
 
-    picture = family.render(denoiser, prompt, negative, Geometry(64, 64), seed=5, steps=2, guidance=3.0)
+    picture = family.render(denoiser, Shot(prompt, negative, Geometry(64, 64), seed=5, steps=2, guidance=3.0))
 
     expected = upstream(tmp_path / "model")(
         "a tree", negative_prompt="blurry", height=64, width=64, num_inference_steps=2, guidance_scale=3.0,

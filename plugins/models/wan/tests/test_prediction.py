@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, StError
+from st import Batch, Geometry, Noised, Shot, StError
 from st.data.encoder import Input
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
@@ -167,7 +167,7 @@ def test_previews_are_what_the_pipeline_draws(make_family: Any, folder: Any, sam
 
     with torch.no_grad():
         ours = family.render(
-            family.load_denoiser(CPU, torch.float32), text, negative, CLIP, seed=3, steps=3, guidance=3.0
+            family.load_denoiser(CPU, torch.float32), Shot(text, negative, CLIP, seed=3, steps=3, guidance=3.0)
         )
         expected = pipeline(
             **text,
@@ -222,4 +222,4 @@ def test_a_model_that_begins_with_a_picture_says_that_it_lacks_one(make_family: 
     with pytest.raises(StError, match="without its first frame"):
         family.predict(denoiser, noised, replace(batch, extras={}))
     with pytest.raises(StError, match="begins with a picture"):
-        family.render(denoiser, batch.conditions, None, CLIP, seed=0, steps=1, guidance=1.0)
+        family.render(denoiser, Shot(batch.conditions, None, CLIP, seed=0, steps=1, guidance=1.0))

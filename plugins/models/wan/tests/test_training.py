@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Noised, StError
+from st import Batch, Noised, Shot, StError
 from st.diffusion.densities import LogitNormal, LogitNormalOptions, Uniform, UniformOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
@@ -222,9 +222,9 @@ def test_a_preview_of_one_expert_has_the_other_beside_it(make_family: Any, sampl
     call = {"seed": 0, "steps": 6, "guidance": 1.0}
 
     with torch.no_grad():
-        expected = both.render(both.load_denoiser(CPU, torch.float32), text, None, Geometry(32, 32, 5), **call)
+        expected = both.render(both.load_denoiser(CPU, torch.float32), Shot(text, None, Geometry(32, 32, 5), **call))
         denoiser = alone.load_denoiser(CPU, torch.float32)
-        ours = alone.render(denoiser, text, None, Geometry(32, 32, 5), **call)
+        ours = alone.render(denoiser, Shot(text, None, Geometry(32, 32, 5), **call))
 
     assert torch.equal(ours, expected)
     assert alone.denoiser == "transformer" and alone._other is not None and not alone._is_near

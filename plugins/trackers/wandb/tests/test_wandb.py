@@ -26,7 +26,7 @@ import st
 from st.report.files.picture_files import save_picture
 from st.report.log.events import FILE, EventLog
 from st.testing import TinyRunner, TrackerTests
-from st.testing.runs import CliResult, TinyRun
+from st.testing.runs import CliResult, TinyRun, write_photos
 from st_wandb import WandB
 from st_wandb.memory import FILE as MEMORY
 from st_wandb.memory import Memory
@@ -116,7 +116,7 @@ def test_pictures_are_shown_with_their_prompts(resumed: TinyRun, stored: Callabl
     kept = stored(resumed.directory)
 
     shown = kept.history()["samples/square 64x64"]
-    assert [step for step, _ in shown] == [0, 2, 4]
+    assert [step for step, _ in shown] == [2, 4]
     assert [step for step, _ in kept.history()["samples/square 64x64 base"]] == [0]
     last = shown[-1][1]
     written = resumed.directory / "samples" / "step-00000004" / "square-64x64.png"
@@ -297,13 +297,16 @@ def test_a_login_that_is_refused_is_told_once_and_without_the_key(
 
 
 @pytest.fixture
-def planned(st_cli: Callable[..., CliResult], run_file: Callable[[str], Path]) -> Callable[[str], CliResult]:
+def planned(
+    st_cli: Callable[..., CliResult], run_file: Callable[[str], Path], tmp_path: Path
+) -> Callable[[str], CliResult]:
     """``st train --dry-run`` with settings of wandb."""
 
     def plan(settings: str) -> CliResult:
         tiny = Path(st.__file__).parent / "testing" / "subjects" / "tiny.py"
         text = f'plugins = ["{tiny}:TinyFamily", "wandb"]\noutput = "out"\nsteps = 1\n[model]\ncheckpoint = "x"\n'
-        file = run_file(f'{text}[[dataset]]\nurl = "photos"\nresolution = 64\n[wandb]\n{settings}\n')
+        photos = write_photos(tmp_path / "photos", count=2)
+        file = run_file(f'{text}[[dataset]]\nurl = "{photos}"\nresolution = 64\n[wandb]\n{settings}\n')
         return st_cli("train", file, "--dry-run")
 
     return plan

@@ -76,7 +76,7 @@ class Adapter(ABC):
         return None
 
     def predict(self, family: ModelFamily[Any], denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
-        """The answer of the denoiser with this adapter, as ``ModelFamily.predict`` gives it.
+        """The answer of the denoiser with this adapter, as ``ModelFamily.predict`` gives it, (B, C, ...).
 
         The one way in which training and previews ask; an adapter that is shown more than the denoiser overrides it.
         """
@@ -100,11 +100,12 @@ class Adapter(ABC):
 
     @abstractmethod
     def state(self, denoiser: nn.Module) -> Mapping[str, Tensor]:
-        """The trained tensors, named as the denoiser knows them; not copied."""
+        """The trained tensors, each in the shape of its weight, named as the denoiser knows them; not copied."""
 
     @abstractmethod
     def load(self, denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` gave, exactly. Raises StError for missing, unexpected or misshapen tensors."""
+        """Restore what ``state`` gave, in the same shapes, exactly. Raises StError for missing, unexpected or misshapen
+        tensors."""
 
     @abstractmethod
     def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from st.jsonfile import read_object
 from st.model.checkpoint.hub import download, is_repository
 
 INDEX = "model_index.json"
+MODULAR_INDEX = "modular_model_index.json"
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
 
 
@@ -24,12 +26,15 @@ READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
 class CheckpointFolder:
     """Where a model's components are. location: a folder with ``model_index.json``, or a repository ``owner/name``.
 
+    index_name: of the file that says what the model is made of. parts: the class of each component; there is no index.
     From the hub only what is asked for is fetched, and never a pickle. Raises StError naming what is missing.
     """
 
     location: str
     revision: str = ""
     variant: str = ""
+    index_name: str = INDEX
+    parts: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
 
     def is_here(self) -> bool:
@@ -41,12 +46,17 @@ class CheckpointFolder:
 
     def index(self) -> Mapping[str, Any]:
         """What the model is made of: ``_class_name`` of its pipeline, and (library, class) by component."""
-        return read_json(self._fetch(INDEX, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers"))
+        return read_json(
+            self._fetch(self.index_name, f"model.checkpoint = {self.location!r} is no checkpoint of diffusers")
+        )
 
     def components(self) -> Mapping[str, str]:
         """The class of each component that is there."""
-        entries = self.index().items()
-        return {name: entry[1] for name, entry in entries if isinstance(entry, list) and len(entry) > 1 and entry[1]}
+        if self.parts:
+            return self.parts
+        entries = {name: entry for name, entry in self.index().items() if isinstance(entry, list) and len(entry) > 1}
+        found = {name: entry[1] or _hinted(entry) for name, entry in entries.items()}
+        return {name: kind for name, kind in found.items() if kind}
 
     def config(self, component: str) -> Mapping[str, Any]:
         """A component's settings, without its weights."""
@@ -69,7 +79,9 @@ class CheckpointFolder:
                     why="pickles can run any program when they are opened, so they are not",
                     fix="convert it with diffusers: from_pretrained(...).save_pretrained(...)",
                 )
-        return self._fetch(INDEX, "").parent
+        if self.parts:
+            return self._fetch(f"{components[0]}/*", "").parent if components else Path(self.location).expanduser()
+        return self._fetch(self.index_name, "").parent
 
     def fingerprint(self, components: Sequence[str]) -> str:
         """Changes when a weight or a setting of these components does.
@@ -89,7 +101,8 @@ class CheckpointFolder:
         known = self.components()
         root = self.root([name for name in known if name != without])
         directory.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / INDEX, directory / INDEX)
+        if not self.parts:
+            _copy_index(root / self.index_name, directory)
         for component in known:
             if component != without:
                 shutil.copytree(root / component, directory / component, copy_function=_link, dirs_exist_ok=True)
@@ -109,7 +122,7 @@ class CheckpointFolder:
         if local.is_dir():
             if not (local / name).exists():
                 raise StError(
-                    what, why=f"there is no {name!r} in it", fix="name the folder that holds model_index.json"
+                    what, why=f"there is no {name!r} in it", fix=f"name the folder that holds {self.index_name}"
                 )
             return local / name
         if local.is_file():
@@ -142,6 +155,24 @@ def read_json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         fix = "load it again from where it came from"
         raise StError(f"{str(path)!r} cannot be read: {error}", fix=fix) from error
+
+
+def _hinted(entry: list[Any]) -> str:
+    """The class that a modular index wants of a component that it does not name."""
+    hint = entry[2].get("type_hint") if len(entry) > 2 and isinstance(entry[2], dict) else None
+    return str(hint[1]) if hint else ""
+
+
+def _copy_index(index: Path, directory: Path) -> None:
+    """A modular index says where each component is; in the copy that is the copy."""
+    entries = dict(read_json(index))
+    for entry in entries.values():
+        if isinstance(entry, list) and len(entry) > 2 and isinstance(entry[2], dict):
+            entry[2]["pretrained_model_name_or_path"] = str(directory)
+    if index.name == MODULAR_INDEX:
+        (directory / index.name).write_text(json.dumps(entries, indent=2), encoding="utf-8")
+    else:
+        shutil.copyfile(index, directory / index.name)
 
 
 def _link(source: str, target: str) -> None:

@@ -223,7 +223,10 @@ def _flat_prefix(keys: Collection[str], modules: Collection[str]) -> str:
 def read_layout(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], formats: Iterable[AdapterFormat]
 ) -> tuple[dict[str, Tensor], LoraShape]:
-    """What the first of these formats that knows every tensor reads. Raises the error of the one that came closest."""
+    """What the first of these formats that knows every tensor reads: weights in the denoiser's names and shapes.
+
+    Raises the error of the one that came closest.
+    """
     refusals: list[StError] = []
     for one in formats:
         try:

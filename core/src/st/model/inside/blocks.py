@@ -87,7 +87,7 @@ class BlockCall:
 class BlockResult:
     """What a block returned, with the call that led to it.
 
-    terms: what the call gives beside, by name: ``run.reading`` hands it to the loss, once for each pass.
+    terms: what the call gives beside, by name, of any shape: ``run.reading`` hands it to the loss, once for each pass.
     """
 
     call: BlockCall
@@ -96,7 +96,7 @@ class BlockResult:
 
     @property
     def sequence(self) -> Tensor:
-        """The returned tensor that holds the stream."""
+        """The returned tensor that holds the stream, (B, sequence, D)."""
         place = self.call.group.stream.returned
         found: Tensor = self.value if place is None else self.value[place]
         return found
@@ -127,6 +127,7 @@ class BlockResult:
 
 
 Proceed = Callable[[BlockCall], BlockResult]
+"""The rest of the middleware, and then the block itself."""
 
 
 class BlockMiddleware(Protocol):

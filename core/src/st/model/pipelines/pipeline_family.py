@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from st.model.checkpoint.checkpoint_folder import CheckpointFolder, read_json
 from st.model.checkpoint.networks import check_config, load_network
 from st.model.checkpoint.quiet import quietly
 from st.model.checkpoint.weights import Weights
+from st.model.collate import pad_alike
 from st.model.family import ModelFamily
 from st.model.pipelines.pipeline_codec import PipelineCodec
 from st.options import Options
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from st.data.encoder import Encoder, LatentCodec
     from st.data.geometry import Geometry
     from st.model.files.formats import AdapterFormat
+    from st.model.shot import OnStep, Shot
 
 
 class PipelineOptions(Options):
@@ -73,12 +76,13 @@ class PipelineFamily(ModelFamily[P]):
     """Components that neither training nor previews need."""
     codec_class: ClassVar[type[PipelineCodec]] = PipelineCodec
     """Overridden where an autoencoder has arithmetic of its own."""
-    encodes: ClassVar[Sequence[str | None]] = ("prompt_embeds", None)
-    """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept."""
-    encodes_negative: ClassVar[Sequence[str | None]] = ()
+    encodes: Sequence[str | None] = ("prompt_embeds", None)
+    """A name for each value that the pipeline's ``encode_prompt`` returns; None for one that is not kept. Of the
+    instance, where options decide it; so are ``encodes_negative`` and ``trims``."""
+    encodes_negative: Sequence[str | None] = ()
     """The same names for what ``encode_prompt`` returns of a negative prompt, where the pipeline reads that otherwise
     than a prompt, without its system prompt for instance; dropped captions are read likewise. Empty: all alike."""
-    trims: ClassVar[Mapping[str, str]] = {}
+    trims: Mapping[str, str] = MappingProxyType({})
     """By name, the mask among them that says which of its rows are real; padding is not kept."""
     guidance: ClassVar[str] = "guidance_scale"
     """The pipeline's argument for the strength of guidance."""
@@ -175,56 +179,68 @@ class PipelineFamily(ModelFamily[P]):
             shutil.rmtree(directory / "scheduler")
             self._rendering().scheduler.save_pretrained(directory / "scheduler")
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         """What the pipeline gives whoever loads the result: (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels,
         samples) in [-1, 1].
 
-        conditions: collated, of one text; negative: likewise, None where guidance is off. The denoiser is in eval mode.
+        The denoiser is in eval mode. Where ``trims`` took padding away, a text and its negative get as much of it back
+        as gives them one length: that is what pipelines take.
         """
         import torch
         from torch.nn import Module
 
-        pipeline = self._rendering()
+        pipeline, geometry = self._rendering(), shot.geometry
         weight = next(one for one in denoiser.parameters() if one.is_floating_point())
-        arguments = self._conditions(conditions, "") | (self._conditions(negative, "negative_") if negative else {})
         arguments = {
             name: value.to(weight.device, weight.dtype) if value.is_floating_point() else value.to(weight.device)
-            for name, value in arguments.items()
+            for name, value in self._prompts(shot).items()
         }
         wanted = arguments | {
             "height": geometry.height,
             "width": geometry.width,
             "num_frames": geometry.frames,
-            "num_inference_steps": steps,
-            self.guidance: guidance,
+            "num_inference_steps": shot.steps,
+            self.guidance: shot.guidance,
             # A generator of the CPU draws the same noise whatever the device.
-            "generator": torch.Generator().manual_seed(seed),
+            "generator": torch.Generator().manual_seed(shot.seed),
+            "callback_on_step_end": _told(shot.on_step),
+            # What the oldest pipelines have in its place.
+            "callback": lambda index, time, latents: shot.on_step(index + 1),
             "output_type": "pt",
             "return_dict": False,
             **self.render_arguments(geometry),
         }
-        known = inspect.signature(pipeline.__call__).parameters
+        if shot.negative is not None:
+            # Some have a text as their default, and refuse it beside embeddings.
+            wanted["negative_prompt"] = None
         autoencoder = getattr(pipeline, self.autoencoder)
         # Pipelines decode in the precision that they were given embeddings in. diffusers' own ``to`` warns of that.
         Module.to(autoencoder, weight.device, weight.dtype)
-        pipeline.register_modules(**{self.denoiser: denoiser})
+        self._put(pipeline, denoiser)
         try:
-            pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
+            pixels = self._draw(pipeline, wanted, shot)
         finally:
-            pipeline.register_modules(**{self.denoiser: None})
+            self._put(pipeline, None)
             Module.to(autoencoder, "cpu")
         clip = pixels.transpose(1, 2) if pixels.ndim == 5 else pixels
         return clip.squeeze(2) if clip.ndim == 5 and geometry.frames == 1 else clip
+
+    def _put(self, pipeline: Any, denoiser: nn.Module | None) -> None:
+        """Give the pipeline its denoiser, or take it away."""
+        pipeline.register_modules(**{self.denoiser: denoiser})
+
+    def _draw(self, pipeline: Any, wanted: Mapping[str, Any], shot: Shot) -> Tensor:
+        """What the pipeline gives, told as much of this as it takes."""
+        known = inspect.signature(pipeline.__call__).parameters
+        pixels: Tensor = pipeline(**{name: value for name, value in wanted.items() if name in known})[0]
+        return pixels
+
+    def _prompts(self, shot: Shot) -> dict[str, Tensor]:
+        """The text and its negative under the pipeline's names."""
+        if shot.negative is None:
+            return self._conditions(shot.conditions, "")
+        wanted, against = pad_alike(shot.conditions, shot.negative, self.trims)
+        return self._conditions(wanted, "") | self._conditions(against, "negative_")
 
     def _conditions(self, conditions: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Conditions under the pipeline's names, with the masks that were trimmed away."""
@@ -302,13 +318,16 @@ class PipelineFamily(ModelFamily[P]):
     def check(self) -> None:
         """Raises StError where the checkpoint is of another family: its denoiser is no class of this pipeline's."""
         components = self.folder.components()
-        expected = inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation
         found = components.get(self.denoiser)
-        if found is None or found not in str(expected):
+        if found is None or found not in self._expected():
             made_for = self.folder.index().get("_class_name", "another pipeline")
             raise self._foreign(
                 "checkpoint", f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
+
+    def _expected(self) -> str:
+        """The classes that the pipeline's denoiser may have."""
+        return str(inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation)
 
     def _foreign(self, option: str, why: str) -> StError:
         location = self.options.denoiser if option == "denoiser" else self.folder.location
@@ -317,3 +336,13 @@ class PipelineFamily(ModelFamily[P]):
             why=why,
             fix=f"name another {option}, or the plugin of that model's family",
         )
+
+
+def _told(on_step: OnStep) -> Callable[[Any, int, Any, Mapping[str, Any]], Mapping[str, Any]]:
+    """A pipeline's own callback, which changes nothing."""
+
+    def call(pipeline: Any, index: int, time: Any, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        on_step(index + 1)
+        return {}
+
+    return call

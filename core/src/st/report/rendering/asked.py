@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, field_validator
 
 from st.options import Options
-from st.report.rendering.prompts import PromptOptions, Shot, parse_line, parse_size, read_library, shots, texts
+from st.report.rendering.prompts import Prompt, PromptOptions, parse_line, parse_size, read_library, sized, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class ValidationOptions(Options):
             parse_size(text)
         return resolutions
 
-    def shots(self, shown: Callable[[str], str] = str) -> tuple[Shot, ...]:
+    def wanted(self, shown: Callable[[str], str] = str) -> tuple[Prompt, ...]:
         """Every picture to render, in order. Raises StError for a library or a prompt that cannot be used.
 
         shown: what of a text may stand in the names of files.
@@ -62,15 +62,15 @@ class ValidationOptions(Options):
         given = [parse_line(p, "validation.prompts") if isinstance(p, str) else p for p in self.prompts]
         if self.library:
             given += read_library(Path(self.library))
-        return shots(given, self.sizes(), self.defaults(), shown)
+        return sized(given, self.sizes(), self.defaults(), shown)
 
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each of the resolutions."""
         return [parse_size(text) for text in self.resolutions or ("1024",)]
 
-    def defaults(self) -> Shot:
+    def defaults(self) -> Prompt:
         """What a prompt gets that does not say otherwise."""
-        return Shot("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance, seconds=self.seconds)
+        return Prompt("", "", self.negative, self.seed, (0, 0), self.steps, self.guidance, seconds=self.seconds)
 
 
 def prompts_to_encode(options: ValidationOptions) -> list[Words]:
@@ -78,7 +78,7 @@ def prompts_to_encode(options: ValidationOptions) -> list[Words]:
 
     Empty where validation never runs. Raises StError for a library or a prompt that cannot be used.
     """
-    return texts(options.shots()) if options.every else []
+    return texts(options.wanted()) if options.every else []
 
 
 class EvaluationOptions(Options):

@@ -51,11 +51,14 @@ class PromptOptions(Options):
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture to render: a prompt at a size. name is unique among the prompts and fit for a file name."""
+class Prompt:
+    """A validation prompt at a size: one picture to render. text: what to draw. size: (height, width), in pixels.
+
+    name is unique among the prompts and fit for a file name.
+    """
 
     name: str
-    prompt: str
+    text: str
     negative: str
     seed: int
     size: tuple[int, int]
@@ -73,7 +76,7 @@ class Shot:
     @property
     def words(self) -> Words:
         """What text encoders are given of it, as of a sample of its length."""
-        return Words(self.prompt, {**self.facts, "seconds": f"{self.seconds:g}"} if self.seconds else self.facts)
+        return Words(self.text, {**self.facts, "seconds": f"{self.seconds:g}"} if self.seconds else self.facts)
 
     @property
     def against(self) -> Words:
@@ -134,12 +137,12 @@ def parse_line(line: str, where: str = "prompt") -> PromptOptions:
     return _checked(values, where)
 
 
-def shots(
+def sized(
     prompts: Sequence[PromptOptions],
     sizes: Sequence[tuple[int, int]],
-    defaults: Shot,
+    defaults: Prompt,
     shown: Callable[[str], str] = str,
-) -> tuple[Shot, ...]:
+) -> tuple[Prompt, ...]:
     """Every picture to render, in order: each prompt at its own size, or at each of ``sizes``, (height, width).
 
     shown: what of a text may stand in the names of files.
@@ -148,10 +151,10 @@ def shots(
     found = []
     for prompt in prompts:
         name = _unique(_file_name(shown(prompt.name or prompt.prompt)), names)
-        shot = replace(
+        one = replace(
             defaults,
             name=name,
-            prompt=prompt.prompt,
+            text=prompt.prompt,
             negative=defaults.negative if prompt.negative is None else prompt.negative,
             seed=defaults.seed if prompt.seed is None else prompt.seed,
             steps=prompt.steps or defaults.steps,
@@ -160,28 +163,28 @@ def shots(
             seconds=prompt.seconds or defaults.seconds,
             facts={name: str(value) for name, value in prompt.facts.items()},
         )
-        found += [replace(shot, size=size) for size in _sizes(prompt, sizes)]
+        found += [replace(one, size=size) for size in _sizes(prompt, sizes)]
     return tuple(found)
 
 
-def texts(wanted: Iterable[Shot]) -> list[Words]:
+def texts(wanted: Iterable[Prompt]) -> list[Words]:
     """Everything that must be encoded to render these, each once, in order."""
     found: dict[Words, None] = {}
-    for shot in wanted:
-        found[shot.words] = None
-        if shot.guided:
-            found[shot.against] = None
+    for prompt in wanted:
+        found[prompt.words] = None
+        if prompt.guided:
+            found[prompt.against] = None
     return list(found)
 
 
-def check_facts(wanted: Iterable[Shot], encoders: Iterable[Encoder]) -> None:
+def check_facts(wanted: Iterable[Prompt], encoders: Iterable[Encoder]) -> None:
     """Raise StError for a fact of a prompt that none of these encoders reads."""
     # The length is told by itself.
     known = [name for encoder in encoders for name in encoder.facts if name != "seconds"]
-    for shot in wanted:
-        for name in shot.facts.keys() - known:
+    for prompt in wanted:
+        for name in prompt.facts.keys() - known:
             raise StError(
-                f"validation prompt {shot.name!r}: this model is told no {name!r}",
+                f"validation prompt {prompt.name!r}: this model is told no {name!r}",
                 fix=did_you_mean(name, known) or (f"it is told {', '.join(known)}" if known else "delete its facts"),
             )
 
@@ -252,9 +255,11 @@ def _unique(name: str, taken: set[str]) -> str:
     return free
 
 
-def recipe(shot: Shot, size: str, sampler: str) -> dict[str, str]:
+def recipe(prompt: Prompt, size: str, sampler: str) -> dict[str, str]:
     """How a picture was made, under the key and in the words that picture viewers of the field read."""
-    negative = f"Negative prompt: {shot.negative}\n" if shot.guided and shot.negative else ""
-    settings = f"Steps: {shot.steps}, Sampler: {sampler}, CFG scale: {shot.guidance:g}, Seed: {shot.seed}, Size: {size}"
-    told = "".join(f"{name}: {text}\n" for name, text in shot.facts.items())
-    return {"parameters": f"{shot.prompt}\n{negative}{told}{settings}"}
+    negative = f"Negative prompt: {prompt.negative}\n" if prompt.guided and prompt.negative else ""
+    settings = (
+        f"Steps: {prompt.steps}, Sampler: {sampler}, CFG scale: {prompt.guidance:g}, Seed: {prompt.seed}, Size: {size}"
+    )
+    told = "".join(f"{name}: {text}\n" for name, text in prompt.facts.items())
+    return {"parameters": f"{prompt.text}\n{negative}{told}{settings}"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from st.data.sample import Media
 from st.errors import StError
+from st.model.shot import Shot
 from st.model.streams import PlacesTimes, streams_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from st.diffusion.sampler import Sampler
     from st.model.family import ModelFamily
     from st.report.files.sound_files import Sound
-    from st.report.rendering.prompts import Shot
+    from st.report.rendering.prompts import Prompt
     from st.report.rendering.shown import Shown
 
     Predict = Callable[[Noised, Batch], Tensor]
@@ -55,21 +56,8 @@ FAILURES = (
 class RendersPictures(Protocol):
     """A family that renders with the pipeline which its users will load the result into."""
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
-        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1].
-
-        conditions: collated, of one text. negative: None without guidance.
-        """
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
+        """Pixels (1, 3, [F,] H, W) in [0, 1], or a sound (1, channels, samples) in [-1, 1]."""
         ...
 
 
@@ -111,13 +99,14 @@ class Failure:
 
 @dataclass(slots=True)
 class Renderer:
-    """Renders shots: by the family's own pipeline where it has one, else by the core's sampler and the family's codec.
+    """Renders prompts: by the family's own pipeline where it has one, else by the core's sampler and its codec.
 
     predict: how the denoiser is asked (the loop's precision); the family's own predict where it is None. Noise comes
-    from a CPU generator of each shot's own seed, so the same shot gives the same noise on any device. shapes: of
+    from a CPU generator of each prompt's own seed, so the same prompt gives the same noise on any device. shapes: of
     latents, as far as they are known. shown: the references of prompts, where the model reads any. sounds: what is
     heard with the clips that were rendered, by name and size, of families that make both. within: entered around each
-    call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision.
+    call of the denoiser by a family's own pipeline, which knows nothing of the loop's precision. on_step: told after
+    each sampling step of a prompt how many are done.
     """
 
     run: Renderable
@@ -127,44 +116,45 @@ class Renderer:
     shown: Shown | None = None
     within: Callable[[], AbstractContextManager[object]] = nullcontext
     sounds: dict[tuple[str, Geometry], Sound] = field(default_factory=dict)
+    on_step: Callable[[Prompt, int], None] = field(default=lambda prompt, done: None)
 
-    def geometry(self, shot: Shot, frames: int = 1) -> Geometry:
-        """The size that the family accepts closest to the shot's; its length, where it is a sound that is made."""
-        media = _MADE[self.run.family.codec().reads[0]](shot, frames)
+    def geometry(self, prompt: Prompt, frames: int = 1) -> Geometry:
+        """The size that the family accepts closest to the prompt's; its length, where it is a sound that is made."""
+        media = _MADE[self.run.family.codec().reads[0]](prompt, frames)
         return self.run.family.geometry.nearest(media, media.height * media.width)
 
     def render(
-        self, shots: Sequence[tuple[Shot, Geometry]], encodings: Encodings
-    ) -> Iterator[tuple[Shot, Geometry, Tensor | Failure]]:
-        """Each shot's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
+        self, prompts: Sequence[tuple[Prompt, Geometry]], encodings: Encodings
+    ) -> Iterator[tuple[Prompt, Geometry, Tensor | Failure]]:
+        """Each prompt's pixels, (3, [F,] H, W) in [0, 1], or its sound, (channels, samples), on the CPU, in order.
 
         The codec is loaded after the last prediction, so that it and the activations are never in memory together.
         """
         family = self.run.family
         # A pipeline knows nothing of what an adapter is shown; the core's sampler asks as training does.
-        if isinstance(family, RendersPictures) and not any(shot.references for shot, _ in shots):
-            for shot, geometry in shots:
-                yield shot, geometry, self._attempt(partial(self._by_family, family, shot, geometry, encodings))
+        if isinstance(family, RendersPictures) and not any(prompt.references for prompt, _ in prompts):
+            for prompt, geometry in prompts:
+                yield prompt, geometry, self._attempt(partial(self._by_family, family, prompt, geometry, encodings))
             return
-        unlearnt = self._attempt(partial(self._learn, shots))
+        unlearnt = self._attempt(partial(self._learn, prompts))
         if isinstance(unlearnt, Failure):
-            yield from ((shot, geometry, unlearnt) for shot, geometry in shots)
+            yield from ((prompt, geometry, unlearnt) for prompt, geometry in prompts)
             return
-        latents = [self._attempt(partial(self._sample, shot, geometry, encodings)) for shot, geometry in shots]
+        latents = [self._attempt(partial(self._sample, prompt, geometry, encodings)) for prompt, geometry in prompts]
         further = [{} if isinstance(latent, Failure) else latent[1] for latent in latents]
-        unheard = self._attempt(partial(self._decode_sounds, shots, further))
+        unheard = self._attempt(partial(self._decode_sounds, prompts, further))
         if isinstance(unheard, Failure):
-            yield from ((shot, geometry, unheard) for shot, geometry in shots)
+            yield from ((prompt, geometry, unheard) for prompt, geometry in prompts)
             return
         with ExitStack() as stack:
             decode = self._attempt(lambda: stack.enter_context(family.codec().decoder(self.run.device)))
-            for (shot, geometry), latent in zip(shots, latents, strict=True):
+            for (prompt, geometry), latent in zip(prompts, latents, strict=True):
                 if isinstance(latent, Failure):
-                    yield shot, geometry, latent
+                    yield prompt, geometry, latent
                 elif isinstance(decode, Failure):
-                    yield shot, geometry, decode
+                    yield prompt, geometry, decode
                 else:
-                    yield shot, geometry, self._attempt(partial(self._decode, decode, latent[0]))
+                    yield prompt, geometry, self._attempt(partial(self._decode, decode, latent[0]))
 
     def _attempt(self, make: Callable[[], T]) -> T | Failure:
         try:
@@ -176,26 +166,30 @@ class Renderer:
             _free(self.run.device)
         return failure
 
-    def _by_family(self, family: RendersPictures, shot: Shot, geometry: Geometry, encodings: Encodings) -> Tensor:
-        negative = self._conditions(shot, shot.against, geometry, encodings) if shot.guided else None
-        conditions = self._conditions(shot, shot.words, geometry, encodings)
+    def _by_family(self, family: RendersPictures, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Tensor:
+        shot = self._shot(prompt, geometry, encodings)
         # The pipeline asks the denoiser by itself, and is to get the answers that training gets.
         with called_within(self.run.denoiser, self.within):
-            pixels = family.render(
-                self.run.denoiser,
-                conditions,
-                negative,
-                geometry,
-                seed=shot.seed,
-                steps=shot.steps,
-                guidance=shot.guidance,
-            )
+            pixels = family.render(self.run.denoiser, shot)
         return pixels[0].float().cpu()
+
+    def _shot(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> Shot:
+        return Shot(
+            self._conditions(prompt, prompt.words, geometry, encodings),
+            self._conditions(prompt, prompt.against, geometry, encodings) if prompt.guided else None,
+            geometry,
+            prompt.seed,
+            prompt.steps,
+            prompt.guidance,
+            partial(self.on_step, prompt),
+        )
 
     def _decode(self, decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
         return decode(latents.to(self.run.device))[0].float().cpu()
 
-    def _decode_sounds(self, shots: Sequence[tuple[Shot, Geometry]], further: Sequence[Mapping[str, Tensor]]) -> None:
+    def _decode_sounds(
+        self, prompts: Sequence[tuple[Prompt, Geometry]], further: Sequence[Mapping[str, Tensor]]
+    ) -> None:
         """Decode what is heard with each clip, before the clip itself is handed out."""
         from st.report.files.sound_files import Sound
 
@@ -203,32 +197,42 @@ class Renderer:
             if "audio" not in codec.reads or not any(name in latents for latents in further):
                 continue
             with codec.decoder(self.run.device) as decode:
-                for (shot, geometry), latents in zip(shots, further, strict=True):
+                for (prompt, geometry), latents in zip(prompts, further, strict=True):
                     if name in latents:
                         heard = self._decode(decode, latents[name])
-                        self.sounds[shot.name, geometry] = Sound(heard, codec.sample_rate)
+                        self.sounds[prompt.name, geometry] = Sound(heard, codec.sample_rate)
 
-    def _sample(self, shot: Shot, geometry: Geometry, encodings: Encodings) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Latents (1, C, ...) of a shot, on the CPU, and those of further streams by name."""
+    def _sample(self, prompt: Prompt, geometry: Geometry, encodings: Encodings) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Latents (1, C, ...) of a prompt, on the CPU, and those of further streams by name."""
         import torch
 
         from st.diffusion.sampler import guided, sample, times
 
+        shot = self._shot(prompt, geometry, encodings)
         generator = torch.Generator().manual_seed(shot.seed)
         first = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
         streams = self._noise_of_streams(first, geometry, generator)
-        batch = self._batch(shot, geometry, first, streams)
+        batch = self._batch(prompt, geometry, first, streams)
         moments = times(shot.steps, self.run.objective.shift(first))
 
-        def ask(words: Words) -> Ask:
-            return self._ask(replace(batch, conditions=self._conditions(shot, words, geometry, encodings)), moments)
+        def ask(conditions: Mapping[str, Tensor]) -> Ask:
+            return self._ask(replace(batch, conditions=conditions), moments)
 
-        asked = guided(ask(shot.words), ask(shot.against), shot.guidance) if shot.guided else ask(shot.words)
+        asked = ask(shot.conditions)
+        if shot.negative is not None:
+            asked = guided(asked, ask(shot.negative), shot.guidance)
         family, positions, noise = self.run.family, None, batch.clean
         if isinstance(family, PlacesTimes):
             noise, positions = family.start(noise, batch), partial(family.times, batch=batch, draws=None)
         latents = sample(
-            asked, family.path, family.target, noise, moments, sampler=self.sampler, positions=positions
+            asked,
+            family.path,
+            family.target,
+            noise,
+            moments,
+            sampler=self.sampler,
+            positions=positions,
+            on_step=shot.on_step,
         ).cpu()
         parts = {} if batch.layout is None else batch.layout.split(latents)
         return next(iter(parts.values()), latents), parts
@@ -244,7 +248,7 @@ class Renderer:
             found[name] = first if shape is None else torch.randn((1, *shape), generator=generator).to(first.device)
         return found
 
-    def _batch(self, shot: Shot, geometry: Geometry, like: Tensor, streams: Mapping[str, Tensor]) -> Batch:
+    def _batch(self, prompt: Prompt, geometry: Geometry, like: Tensor, streams: Mapping[str, Tensor]) -> Batch:
         import torch
 
         from st.diffusion.objective import Batch
@@ -252,8 +256,8 @@ class Renderer:
         size = torch.tensor([[float(geometry.height), float(geometry.width)]], device=like.device)
         extras = {"original_size": size, "crop": torch.zeros_like(size), "target_size": size}
         if self.shown is not None:
-            extras |= self.shown.extras(shot, geometry, like.device)
-        return Batch((shot.name,), (0,), "", like, {}, extras=extras, streams=streams)
+            extras |= self.shown.extras(prompt, geometry, like.device)
+        return Batch((prompt.name,), (0,), "", like, {}, extras=extras, streams=streams)
 
     def _ask(self, batch: Batch, moments: Sequence[float]) -> Ask:
         from st.diffusion.objective import Noised
@@ -268,17 +272,17 @@ class Renderer:
 
         return ask
 
-    def _conditions(self, shot: Shot, words: Words, geometry: Geometry, encodings: Encodings) -> dict[str, Tensor]:
-        """A text of a shot as the denoiser is told it; words: its prompt or its negative."""
-        beside = {} if self.shown is None else self.shown.conditions(shot, words, geometry, self.run.device)
+    def _conditions(self, prompt: Prompt, words: Words, geometry: Geometry, encodings: Encodings) -> dict[str, Tensor]:
+        """A text of a prompt as the denoiser is told it; words: its prompt or its negative."""
+        beside = {} if self.shown is None else self.shown.conditions(prompt, words, geometry, self.run.device)
         collated = self.run.family.collate([{**encodings[words], **beside}])
         return {name: tensor.to(self.run.device) for name, tensor in collated.items()}
 
-    def _learn(self, shots: Sequence[tuple[Shot, Geometry]]) -> None:
+    def _learn(self, prompts: Sequence[tuple[Prompt, Geometry]]) -> None:
         """What sampling needs to know beforehand: the shapes of latents, and what references encode to."""
-        self._learn_shapes({geometry for _, geometry in shots})
+        self._learn_shapes({geometry for _, geometry in prompts})
         if self.shown is not None:
-            self.shown.learn(shots, self.run.device)
+            self.shown.learn(prompts, self.run.device)
 
     def _learn_shapes(self, geometries: set[Geometry]) -> None:
         """The shape of latents at each size, from the codec itself: it says so, or encodes nothing, once per size."""
@@ -317,17 +321,17 @@ def _silence(codec: LatentCodec, geometry: Geometry) -> Input:
     return Input(key="", geometry=geometry, audio=silence)
 
 
-def _seen(shot: Shot, frames: int) -> Media:
-    height, width = shot.size
+def _seen(prompt: Prompt, frames: int) -> Media:
+    height, width = prompt.size
     return Media("video" if frames > 1 else "image", height=height, width=width, frames=frames)
 
 
-def _heard(shot: Shot, frames: int) -> Media:
-    return Media("audio", frames=0, seconds=shot.seconds)
+def _heard(prompt: Prompt, frames: int) -> Media:
+    return Media("audio", frames=0, seconds=prompt.seconds)
 
 
-_MADE: Mapping[str, Callable[[Shot, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
-"""By what a codec reads: the media that a shot is."""
+_MADE: Mapping[str, Callable[[Prompt, int], Media]] = MappingProxyType({"pixels": _seen, "audio": _heard})
+"""By what a codec reads: the media that a prompt is."""
 _NOTHING: Mapping[str, Callable[[LatentCodec, Geometry], Input]] = MappingProxyType(
     {"pixels": _grey, "audio": _silence}
 )

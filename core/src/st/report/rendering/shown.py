@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from st.data.encoder import Encoder
     from st.data.geometry import Geometry
     from st.data.sets.words import Words
-    from st.report.rendering.prompts import Shot
+    from st.report.rendering.prompts import Prompt
 
 
 @dataclass(slots=True)
@@ -31,10 +31,12 @@ class Shown:
     joint: tuple[Encoder, ...] = ()
     texts: dict[tuple[Words, tuple[str, ...], Geometry], dict[str, Tensor]] = field(default_factory=dict)
 
-    def learn(self, wanted: Sequence[tuple[Shot, Geometry]], device: torch.device) -> None:
+    def learn(self, wanted: Sequence[tuple[Prompt, Geometry]], device: torch.device) -> None:
         """Encode what is not known yet. Raises StError naming a file that cannot be used."""
         self._learn_references(wanted, device)
-        asked = {(words, shot.references, geometry): None for shot, geometry in wanted for words in _words_of(shot)}
+        asked = {
+            (words, prompt.references, geometry): None for prompt, geometry in wanted for words in _words_of(prompt)
+        }
         self._learn_texts([one for one in asked if one not in self.texts], device)
 
     def _learn_texts(self, wanted: Sequence[tuple[Words, tuple[str, ...], Geometry]], device: torch.device) -> None:
@@ -49,17 +51,19 @@ class Shown:
                     given = replace(words.input(encoder), geometry=geometry, references=shown)
                     self.texts.setdefault((words, paths, geometry), {}).update(encode([given])[0])
 
-    def conditions(self, shot: Shot, words: Words, geometry: Geometry, device: torch.device) -> Mapping[str, Tensor]:
-        """What the encoders of texts with references give for a text of a shot."""
-        asked = (words, shot.references, geometry)
+    def conditions(
+        self, prompt: Prompt, words: Words, geometry: Geometry, device: torch.device
+    ) -> Mapping[str, Tensor]:
+        """What the encoders of texts with references give for a text of a prompt."""
+        asked = (words, prompt.references, geometry)
         if self.joint and asked not in self.texts:
             self._learn_texts([asked], device)
         return self.texts.get(asked, {})
 
-    def _learn_references(self, wanted: Iterable[tuple[Shot, Geometry]], device: torch.device) -> None:
+    def _learn_references(self, wanted: Iterable[tuple[Prompt, Geometry]], device: torch.device) -> None:
         from st.data.encoder import Input
 
-        pairs = dict.fromkeys((path, geometry) for shot, geometry in wanted for path in shot.references)
+        pairs = dict.fromkeys((path, geometry) for prompt, geometry in wanted for path in prompt.references)
         unknown = [pair for pair in pairs if pair not in self.entries]
         if not unknown:
             return
@@ -68,19 +72,19 @@ class Shown:
             for (path, geometry), given in pixels.items():
                 (self.entries[path, geometry],) = encode([Input(path, geometry, pixels=given)])
 
-    def extras(self, shot: Shot, geometry: Geometry, device: torch.device) -> dict[str, Tensor]:
-        """``Batch.extras`` of one shot: its references by ``reference_name``, (1, ...) each."""
+    def extras(self, prompt: Prompt, geometry: Geometry, device: torch.device) -> dict[str, Tensor]:
+        """``Batch.extras`` of one prompt: its references by ``reference_name``, (1, ...) each."""
         from st.data.sample import reference_name
 
         return {
             reference_name(number, name): tensor.unsqueeze(0).to(device)
-            for number, path in enumerate(shot.references)
+            for number, path in enumerate(prompt.references)
             for name, tensor in self.entries[path, geometry].items()
         }
 
 
-def _words_of(shot: Shot) -> tuple[Words, ...]:
-    return (shot.words, shot.against) if shot.guided else (shot.words,)
+def _words_of(prompt: Prompt) -> tuple[Words, ...]:
+    return (prompt.words, prompt.against) if prompt.guided else (prompt.words,)
 
 
 def read_pixels(path: str, geometry: Geometry) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.testing.examples import example_batch, example_noised, row
 from st.testing.family.subject import FamilyTests
-from st.testing.routes import KeepTokens, Tap
+from st.testing.subjects.routes import KeepTokens, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from st.errors import Interrupted, StError
@@ -166,7 +167,9 @@ class Listening:
 
         def say() -> None:
             if self._report is None:
-                print(text, file=sys.stderr, flush=True)
+                # A console that is gone must not keep a run from ending.
+                with suppress(OSError, ValueError):
+                    print(text, file=sys.stderr, flush=True)
                 return
             self._report.note(text, kind="signal")
             if last:

@@ -36,7 +36,8 @@ class Network:
     module: its weights are the same on every rank. learns: whether a ``Learner`` has it; where none does it is frozen
     and in eval mode. stays: on the device; on the host, where it is asked, too; or swapped, on the host but while it is
     in use. saved: whether checkpoints hold its weights, for those that change without a learner. blocks: what an engine
-    that splits weights takes one by one. predict: how ``run.ask`` asks it; as the family asks its denoiser where None.
+    that splits weights takes one by one. predict: how ``run.ask`` asks it, with an answer like ``noised.x``; as the
+    family asks its denoiser where None.
     """
 
     name: str

@@ -23,6 +23,7 @@ def _nothing(noised: Noised, batch: Batch) -> AbstractContextManager[None]:
 class Step:
     """One training step. A technique returns a copy with one function replaced (``dataclasses.replace``).
 
+    predict answers in the shape of ``noised.x``, (B, C, ...); loss is given that answer.
     scope: entered around ``predict``, ``loss`` and ``backward``, which may compute blocks again: a state of the
     denoiser that a prediction was made in belongs here. backward: gradients of the losses of one of so many
     microbatches.
@@ -37,3 +38,4 @@ class Step:
 
 
 StepWrapper = Callable[[Step], Step]
+"""What ``st_step`` answers: from the step so far to the one that is taken."""

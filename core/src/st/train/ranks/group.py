@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.train.ranks.ranks import RanksOptions
+
+T = TypeVar("T")
 
 BUCKET_BYTES = 25 << 20
 """Gradients are averaged in messages of about this size, as torch's own DDP does."""
@@ -62,6 +64,12 @@ class Group(Ranks):
         with self._waiting("an agreement of all ranks"):
             dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return bool(raised.item())
+
+    def collect(self, value: T) -> list[T]:
+        found: list[T] | None = [value] * self.size if self.rank == 0 else None
+        with self._waiting("what every rank has found"):
+            dist.gather_object(value, found)
+        return found or []
 
     def everyone(self, said: str) -> list[str]:
         data = said.encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -30,6 +30,7 @@ ENGINE: StrategyKind[Callable[[torch.device, RanksOptions], Ranks]] = StrategyKi
 
 splits: weights or optimizer state lie in parts on the ranks; what needs them whole is refused beforehand.
 """
+T = TypeVar("T")
 
 
 class RanksOptions(Options):
@@ -112,6 +113,10 @@ class Ranks(ABC):
     @abstractmethod
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; every rank calls it."""
+
+    @abstractmethod
+    def collect(self, value: T) -> list[T]:
+        """What every rank gives, in their order, on rank 0; nothing on others. Every rank calls it."""
 
     @abstractmethod
     def everyone(self, said: str) -> list[str]:
@@ -238,6 +243,9 @@ class Single(Ranks):
 
     def any(self, flag: bool) -> bool:
         return flag
+
+    def collect(self, value: T) -> list[T]:
+        return [value]
 
     def everyone(self, said: str) -> list[str]:
         return [said]

@@ -6,45 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from st.errors import StError
 from st.redaction import PLAIN, Redaction
-from st.registrar import StrategyKind
 from st.report.files.picture_files import ENDINGS
-from st.report.rendering.prompts import Shot
 from st.report.tracker import Picture
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from torch import Tensor
 
     from st.data.geometry import Geometry
     from st.diffusion.sampler import Sampler
     from st.report.files.sound_files import Sound
+    from st.report.pages import Stage
     from st.report.rendering.asked import ValidationOptions
+    from st.report.rendering.prompts import Prompt
     from st.report.rendering.rendering import Encodings, Failure, Predict, Renderer
     from st.report.rendering.shown import Shown
     from st.train.parts.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationReport:
-    """What a validator found: pictures to show and numbers to log."""
-
-    pictures: tuple[Picture, ...] = ()
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-VALIDATOR: StrategyKind[Callable[[Any], Validator]] = StrategyKind("validator")
-"""``[[validator]] kind``: what is measured during training."""
-
-
-class Validator(Protocol):
-    """Judges the denoiser in training. Called between steps on every rank; never touches training state."""
-
-    def __call__(self, run: Run) -> ValidationReport: ...
+    from st.train.validation.validator import Rendered
 
 
 @dataclass(slots=True)
@@ -70,62 +51,82 @@ class PromptValidator:
     _shown: Shown | None = None
     _asked: bool = False
 
-    def __call__(self, run: Run) -> ValidationReport:
+    def __call__(self, run: Run, *, keep: bool = False) -> tuple[tuple[Picture, ...], tuple[Rendered, ...]]:
+        """What is shown; with ``keep`` also what was rendered with the weights in training, all of it on rank 0."""
         from st.report.rendering.rendering import Renderer
         from st.train.validation.untouched import untouched
 
         if self._shown is None:
             self._shown = references_shown(run)
         first, self._asked = not self._asked, True
-        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown, self.within)
-        shots = self.options.shots(self.redaction.text)
-        wanted = [(shot, renderer.geometry(shot, self.options.frames)) for shot in shots]
-        for sentence in dict.fromkeys(capped(run, shot, geometry) for shot, geometry in wanted) if first else ():
+        renderer = Renderer(run, self.sampler, self.predict, self._shapes, self._shown, within=self.within)
+        prompts = self.options.wanted(self.redaction.text)
+        wanted = [(prompt, renderer.geometry(prompt, self.options.frames)) for prompt in prompts]
+        for sentence in dict.fromkeys(capped(run, prompt, geometry) for prompt, geometry in wanted) if first else ():
             if sentence:
                 run.report.warn(sentence)
         samples = run.directory / "samples"
         base_is_there = run.ranks.any((samples / "base").exists())
         pictures: list[Picture] = []
+        rendered: list[tuple[int, Rendered]] = []
+        is_all = False
         with untouched(run.denoiser, run.device), ExitStack() as stack:
             if self.options.compare_base and not base_is_there and _disable(run, stack):
-                pictures += self._render(renderer, run, wanted, samples / "base")
+                # The same weights would draw the same pictures.
+                is_all = run.progress.step == 0 and run.adapter.begins_as_base
+                pictures += self._render(renderer, run, wanted, samples / "base", rendered if keep and is_all else None)
                 stack.close()
-                if run.progress.step == 0 and run.adapter.begins_as_base:
-                    # The same weights would draw the same pictures.
-                    return ValidationReport(tuple(pictures))
-            with self.weights():
-                pictures += self._render(renderer, run, wanted, samples / f"step-{run.progress.step:08d}")
-        return ValidationReport(tuple(pictures))
+            if not is_all:
+                with self.weights():
+                    folder = samples / f"step-{run.progress.step:08d}"
+                    pictures += self._render(renderer, run, wanted, folder, rendered if keep else None)
+        everywhere = run.ranks.collect(rendered) if keep else []
+        ordered = sorted((pair for there in everywhere for pair in there), key=lambda pair: pair[0])
+        return tuple(pictures), tuple(one for _, one in ordered)
 
     def _render(
-        self, renderer: Renderer, run: Run, wanted: Sequence[tuple[Shot, Geometry]], folder: Path
+        self,
+        renderer: Renderer,
+        run: Run,
+        wanted: Sequence[tuple[Prompt, Geometry]],
+        folder: Path,
+        kept: list[tuple[int, Rendered]] | None = None,
     ) -> list[Picture]:
-        """Render, write, and list what all ranks have written; ranks other than 0 may list less."""
+        """Render, write, and list what all ranks have written; ranks other than 0 may list less.
+
+        kept: gets what this rank has written, with its place among those wanted.
+        """
         from st.report.rendering.prompts import recipe
         from st.report.rendering.rendering import Failure
+        from st.train.validation.validator import Rendered
 
         suffix = " base" if folder.name == "base" else ""
         writes = run.ranks.rank % run.ranks.sequence == 0 if self.spread else run.ranks.main
         mine = wanted[run.ranks.share :: run.ranks.data] if self.spread else wanted
         failed = 0
         with run.report.stage(f"validation{suffix}", len(mine)) as stage:
-            for shot, geometry, result in renderer.render(mine, self.encodings):
+            renderer.on_step = _watching(stage, [prompt for prompt, _ in mine])
+            for number, (prompt, geometry, result) in enumerate(renderer.render(mine, self.encodings)):
                 # A step that is redone after a resume must not show what was rendered before.
-                for old in _files(folder, shot, geometry) if writes else ():
+                for old in _files(folder, prompt, geometry) if writes else ():
                     old.unlink()
                 if isinstance(result, Failure):
                     failed += 1
-                    _tell(run, f"{shot.name} {geometry}{suffix}", result)
+                    _tell(run, f"{prompt.name} {geometry}{suffix}", result)
                 elif writes:
-                    facts = self.redaction.data(recipe(shot, str(geometry), self.options.sampler))
-                    sound = renderer.sounds.get((shot.name, geometry))
-                    failed += not _save(run, folder / f"{shot.name}-{geometry}", (result, sound), facts)
+                    facts = self.redaction.data(recipe(prompt, str(geometry), self.options.sampler))
+                    sound = renderer.sounds.get((prompt.name, geometry))
+                    file = _save(run, folder / f"{prompt.name}-{geometry}", (result, sound), facts)
+                    failed += file is None
+                    if file is not None and kept is not None:
+                        place = number * run.ranks.data + run.ranks.share if self.spread else number
+                        kept.append((place, Rendered(prompt, geometry, result, file)))
                 stage.advance()
         run.ranks.barrier("validation")
         pictures = [
-            Picture(path, shot.prompt, f"{shot.name} {geometry}{suffix}", *_playing(run, geometry))
-            for shot, geometry in wanted
-            for path in _files(folder, shot, geometry)
+            Picture(path, prompt.text, f"{prompt.name} {geometry}{suffix}", *_playing(run, geometry))
+            for prompt, geometry in wanted
+            for path in _files(folder, prompt, geometry)
         ]
         elsewhere = len(wanted) - len(pictures) - failed
         if elsewhere > 0:
@@ -133,9 +134,21 @@ class PromptValidator:
         return pictures
 
 
-def capped(run: Run, shot: Shot, geometry: Geometry) -> str:
+def _watching(stage: Stage, prompts: Sequence[Prompt]) -> Callable[[Prompt, int], None]:
+    """Shows how far a stage with a piece for each prompt is, by the steps that were taken."""
+    total, taken = sum(prompt.steps for prompt in prompts), 0
+
+    def on_step(prompt: Prompt, done: int) -> None:
+        nonlocal taken
+        taken += 1
+        stage.at(min(taken / total, 1.0) * len(prompts))
+
+    return on_step
+
+
+def capped(run: Run, prompt: Prompt, geometry: Geometry) -> str:
     """What is said of a picture that was asked for larger than the model draws; '' of any other."""
-    height, width = shot.size
+    height, width = prompt.size
     if not geometry.height or not run.family.geometry.caps(height, width):
         return ""
     return (
@@ -164,16 +177,17 @@ def _playing(run: Run, geometry: Geometry) -> tuple[int, float]:
     return (geometry.frames, run.family.codec().frames_per_second) if geometry.frames > 1 else (1, 0.0)
 
 
-def _save(run: Run, path: Path, made: tuple[Tensor, Sound | None], facts: Mapping[str, str]) -> bool:
+def _save(run: Run, path: Path, made: tuple[Tensor, Sound | None], facts: Mapping[str, str]) -> Path | None:
+    """The file; None where it could not be written, which is reported."""
     from st.report.files.picture_files import save_picture
 
     try:
         codec, (pixels, sound) = run.family.codec(), made
-        save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=codec.frames_per_second, sound=sound)
+        rate = codec.frames_per_second
+        return save_picture(pixels, path, facts, codec.sample_rate, frames_per_second=rate, sound=sound)
     except (OSError, StError) as error:
         run.report.warn(f"the validation picture {path.name!r} could not be written: {error}")
-        return False
-    return True
+        return None
 
 
 def _disable(run: Run, stack: ExitStack) -> bool:
@@ -185,8 +199,8 @@ def _disable(run: Run, stack: ExitStack) -> bool:
     return True
 
 
-def _files(folder: Path, shot: Shot, geometry: Geometry) -> list[Path]:
-    name = f"{shot.name}-{geometry}"
+def _files(folder: Path, prompt: Prompt, geometry: Geometry) -> list[Path]:
+    name = f"{prompt.name}-{geometry}"
     return [path for path in (folder / f"{name}{ending}" for ending in ENDINGS) if path.exists()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Encoder, Geometry, Noised, Run
+    from st import Batch, Encoder, Geometry, Noised, Run, Shot
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.settings.config import RunConfig
@@ -138,17 +139,7 @@ class AceStep(PipelineFamily[AceStepOptions]):
     def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
         return {"audio_duration": geometry.seconds, "shift": self.options.preview_shift}
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         """What the pipeline gives whoever loads the result: (1, channels, samples) in [-1, 1].
 
         It makes whole latents; what they last longer than was asked for is cut off.
@@ -156,7 +147,7 @@ class AceStep(PipelineFamily[AceStepOptions]):
         from st_ace_step.given import GivenConditions
 
         distilled = self.options.published.distilled
-        if negative is not None and not distilled and negative[NAME].shape[1] != 1:
+        if shot.negative is not None and not distilled and shot.negative[NAME].shape[1] != 1:
             raise StError(AWAY, fix="leave the negative prompt out")
         pipeline = self._rendering()
         # The pipeline asks the denoiser when it is made, and it is made without one.
@@ -164,9 +155,9 @@ class AceStep(PipelineFamily[AceStepOptions]):
         pipeline.vae.use_tiling = self.options.tiling
         weight = next(one for one in denoiser.parameters() if one.is_floating_point())
         pipeline.register_modules(condition_encoder=GivenConditions(self._fixed).to(weight.device, weight.dtype))
-        strength = 1.0 if distilled else guidance
-        sound = super().render(denoiser, conditions, None, geometry, seed=seed, steps=steps, guidance=strength)
-        return sound[..., : round(geometry.seconds * self.codec().sample_rate)]
+        strength = 1.0 if distilled else shot.guidance
+        sound = super().render(denoiser, replace(shot, negative=None, guidance=strength))
+        return sound[..., : round(shot.geometry.seconds * self.codec().sample_rate)]
 
     @classmethod
     def tiny(cls, directory: Path) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Encoder, Geometry, Noised, Run
+    from st import Batch, Encoder, Geometry, Noised, Run, Shot
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.model.pipelines.text_stack import TextStack
@@ -42,7 +43,7 @@ class Flux(PipelineFamily[FluxOptions]):
 
     Options: ClassVar[type[FluxOptions]] = FluxOptions
     pipeline = "FluxPipeline"
-    encodes = ("prompt_embeds", "pooled_prompt_embeds", None)
+    encodes: Sequence[str | None] = ("prompt_embeds", "pooled_prompt_embeds", None)
     geometry = GeometryRule(multiple=16)
     path = staticmethod(straight)
     target = staticmethod(velocity)
@@ -52,6 +53,9 @@ class Flux(PipelineFamily[FluxOptions]):
         super().__init__(options.model_copy(update={"checkpoint": options.checkpoint or options.published.repository}))
         if options.published.edits:
             self.pipeline = "FluxKontextPipeline"
+        if options.masks:
+            self.encodes = ("prompt_embeds", "pooled_prompt_embeds", "mask")
+            self.trims = {"prompt_embeds": "mask"}
 
     def text_encoders(self) -> Sequence[Encoder]:
         read = self._pipeline_text()
@@ -74,8 +78,8 @@ class Flux(PipelineFamily[FluxOptions]):
         prompting = Prompting(
             MaskedFluxPipeline,
             (self.denoiser, self.autoencoder, *self.unused),
-            ("prompt_embeds", "pooled_prompt_embeds", "mask"),
-            {"prompt_embeds": "mask"},
+            self.encodes,
+            self.trims,
             self.prompt_arguments(),
         )
         return (PipelineText(self.folder, prompting, self.options.text_precision),)
@@ -230,41 +234,22 @@ class Flux(PipelineFamily[FluxOptions]):
         # The pipeline that edits moves any size to about a megapixel, unless it is told this one.
         return {"true_cfg_scale": self.options.real_guidance, "max_area": geometry.height * geometry.width}
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         from st.model.pipelines.learning_text import plain, read_text
 
         guided = self.options.real_guidance > 1
-        if guided and negative is None:
+        if guided and shot.negative is None:
             raise StError("model.real_guidance needs a negative prompt", fix="set validation.guidance above 1")
-        conditions = read_text(denoiser, conditions)
-        negative = None if negative is None else read_text(denoiser, negative)
+        negative = None if shot.negative is None else read_text(denoiser, shot.negative)
+        shot = replace(shot, conditions=read_text(denoiser, shot.conditions), negative=negative)
         denoiser = plain(denoiser)
         with ExitStack() as stack:
             stack.enter_context(without_assistant(denoiser))
-            if guided and negative is not None and self.options.masks:
-                from st_flux.masked import padded_alike, zeros_hidden
+            if guided and self.options.masks:
+                from st_flux.masked import zeros_hidden
 
-                conditions, negative = padded_alike(conditions, negative)
                 stack.enter_context(zeros_hidden(denoiser))
-            return super().render(
-                denoiser,
-                conditions,
-                negative if guided else None,
-                geometry,
-                seed=seed,
-                steps=steps,
-                guidance=guidance,
-            )
+            return super().render(denoiser, shot if guided else replace(shot, negative=None))
 
     @classmethod
     def tiny(cls, directory: Path) -> Self:

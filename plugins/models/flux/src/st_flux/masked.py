@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
-from torch.nn.functional import pad
 
 from st_flux.packing import attention_mask
 
@@ -28,18 +27,6 @@ class MaskedFluxPipeline(FluxPipeline):
         )
         embeds, pooled, _ = super().encode_prompt(prompt, device=device, max_sequence_length=max_sequence_length)
         return embeds, pooled, asked.attention_mask.to(embeds.device)
-
-
-def padded_alike(
-    conditions: Mapping[str, Tensor], negative: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Two prompts of different lengths as the pipeline takes them: padded to the longer one with zeros."""
-    longest = max(len(one["prompt_embeds"][0]) for one in (conditions, negative))
-    first, second = (
-        {**one, "prompt_embeds": pad(one["prompt_embeds"], (0, 0, 0, longest - one["prompt_embeds"].shape[1]))}
-        for one in (conditions, negative)
-    )
-    return first, second
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Geometry, Noised
+    from st import Batch, Geometry, Noised, Shot
     from st.diffusion.path import DiscretePath
     from st.model.adapters.architecture import Architecture
     from st.model.files.format_parts import Part
@@ -187,25 +188,14 @@ class Sdxl(PipelineFamily[SdxlOptions]):
             arguments |= {"image": nothing, "strength": 1.0}
         return arguments
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         import torch
 
         from st.model.pipelines.learning_text import plain, read_text
 
-        conditions = read_text(denoiser, conditions)
-        negative = None if negative is None else read_text(denoiser, negative)
+        negative = None if shot.negative is None else read_text(denoiser, shot.negative)
         unet = plain(denoiser)
-        pixels = super().render(unet, conditions, negative, geometry, seed=seed, steps=steps, guidance=guidance)
+        pixels = super().render(unet, replace(shot, conditions=read_text(denoiser, shot.conditions), negative=negative))
         if not torch.isfinite(pixels).all():
             raise StError(
                 "the picture is not finite",

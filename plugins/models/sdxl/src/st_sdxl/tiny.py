@@ -6,34 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
 from st.model.pipelines.learning_text import save_text_encoder
+from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights
 from st_sdxl.settings import SCHEDULE
 
-BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH, WIDTH_2 = 16, 32
 """Of the text encoders."""
 TIME_WIDTH = 8
-LENGTH = 77
 
 
 def write(directory: Path) -> None:
     """Write the checkpoint; the same one every time, and torch's own generator is as before."""
     directory.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with same_weights():
         unet().save_pretrained(directory / "unet")
-        autoencoder().save_pretrained(directory / "vae")
-        words = vocabulary()
-        first: Any = CLIPTextModel(text_config(WIDTH, "quick_gelu", words))
-        second: Any = CLIPTextModelWithProjection(text_config(WIDTH_2, "gelu", words))
+        vae = autoencoder(latent_channels=4, scaling_factor=0.13025, force_upcast=True)
+        vae.save_pretrained(directory / "vae")
+        spelling: dict[str, Any] = {"layers": 3, "characters": letters(), "pad_token_id": 2 * len(letters()) + 1}
+        first, tokenizer = clip(WIDTH, hidden_act="quick_gelu", **spelling)
+        second, tokenizer_2 = clip(WIDTH_2, hidden_act="gelu", projected=True, padding="!", **spelling)
     save_text_encoder(first, directory / "text_encoder")
     save_text_encoder(second, directory / "text_encoder_2")
-    write_tokenizer(directory / "tokenizer", words, END)
-    write_tokenizer(directory / "tokenizer_2", words, "!")
+    write_tokenizer(directory / "tokenizer", tokenizer)
+    write_tokenizer(directory / "tokenizer_2", tokenizer_2)
     scheduler: Any = EulerDiscreteScheduler
     scheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading").save_pretrained(directory / "scheduler")
     write_index(directory)
@@ -59,51 +56,17 @@ def unet() -> Any:
     )
 
 
-def autoencoder() -> Any:
-    """An autoencoder that makes one latent of 8 x 8 pixels."""
-    build: Any = AutoencoderKL
-    return build(
-        block_out_channels=(8, 8, 8, 8),
-        down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4,
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    )
-
-
-def text_config(width: int, activation: str, words: dict[str, int]) -> CLIPTextConfig:
-    """A text encoder of three layers."""
-    return CLIPTextConfig(
-        vocab_size=len(words),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        projection_dim=width,
-        hidden_act=activation,
-        bos_token_id=words[BEGIN],
-        eos_token_id=words[END],
-        pad_token_id=words[END],
-    )
-
-
-def vocabulary() -> dict[str, int]:
-    """Every byte as a token, with and without the end of a word; ``!`` is 0, as in the real one."""
+def letters() -> list[str]:
+    """A letter for each byte; ``!`` is the first, as in the published table."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     # CLIP's table of bytes: one that cannot be printed is the next letter beyond them.
-    letters = [chr(code) for code in (*printable, *range(256, 512 - len(printable)))]
-    words = [*letters, *(f"{letter}</w>" for letter in letters), BEGIN, END]
-    return {word: index for index, word in enumerate(words)}
+    return [chr(code) for code in (*printable, *range(256, 512 - len(printable)))]
 
 
-def write_tokenizer(directory: Path, words: dict[str, int], padding: str) -> None:
+def write_tokenizer(directory: Path, tokenizer: Any) -> None:
     """A tokenizer that spells: in one file, and in the two that CLIP's own has."""
-    build: Any = CLIPTokenizer
-    build(vocab=words, merges=[], model_max_length=LENGTH, pad_token=padding).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    words = {word: number for word, number in sorted(tokenizer.get_vocab().items(), key=lambda one: one[1])}
     (directory / "vocab.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
     (directory / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
 

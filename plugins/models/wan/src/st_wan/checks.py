@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def picture_problems(config: RunConfig, options: WanOptions) -> Iterator[Problem]:
     """Prompts without the reference that they need, and references where clips bring their own. Needs no torch."""
     try:
-        shots = config.validation.shots() if config.validation.every else ()
+        prompts = config.validation.wanted() if config.validation.every else ()
     except StError:  # prompts that cannot be used are a problem of their own
-        shots = ()
-    bare = [shot.name for shot in shots if not shot.references]
+        prompts = ()
+    bare = [prompt.name for prompt in prompts if not prompt.references]
     if options.needs_picture and bare:
         yield Problem(
             "validation.prompts",
@@ -30,8 +30,8 @@ def picture_problems(config: RunConfig, options: WanOptions) -> Iterator[Problem
             fix='Write prompts as tables: {prompt = "...", references = ["first.png"]}.',
         )
     controlled = options.published.given == "control" and not options.starts
-    if controlled and 0 < len(bare) < len(shots):
-        what = f"{len(bare)} of {len(shots)} prompts have no reference, such as {bare[0]!r}."
+    if controlled and 0 < len(bare) < len(prompts):
+        what = f"{len(bare)} of {len(prompts)} prompts have no reference, such as {bare[0]!r}."
         yield Problem("validation.prompts", what, why="VACE is controlled in all previews, or in none.")
     for number, dataset in enumerate(config.datasets):
         beside = isinstance(dataset.backend, FolderOptions) and dataset.backend.references

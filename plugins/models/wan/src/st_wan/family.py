@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Encoder, Geometry, LatentCodec, Noised, Run
+    from st import Batch, Encoder, LatentCodec, Noised, Run, Shot
     from st.diffusion.objective import Objective
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
@@ -191,28 +191,17 @@ class Wan(PipelineFamily[WanOptions]):
         second: Any = denoiser.get_submodule(MODULES[LOW])
         second.save_pretrained(directory / LOW, safe_serialization=True)
 
-    def render(
-        self,
-        denoiser: nn.Module,
-        conditions: Mapping[str, Tensor],
-        negative: Mapping[str, Tensor] | None,
-        geometry: Geometry,
-        *,
-        seed: int,
-        steps: int,
-        guidance: float,
-    ) -> Tensor:
+    def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         if self.options.needs_picture:
             raise StError("a clip of this model begins with a picture", fix="give the prompt one: references = [...]")
-        draw = partial(super().render, seed=seed, steps=steps, guidance=guidance)
         if not self.options.published.experts:
-            return draw(denoiser, conditions, negative, geometry)
+            return super().render(denoiser, shot)
         mine, other = self.denoiser, LOW if self.denoiser == HIGH else HIGH
         asked, beside = (self._expert(denoiser, name) for name in (mine, other))
         pipeline = self._rendering()
         pipeline.register_modules(**{other: beside})
         try:
-            return draw(asked, conditions, negative, geometry)
+            return super().render(asked, shot)
         finally:
             pipeline.register_modules(**{other: None})
             self._put_away()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from st.model.pipelines.tiny_kit import autoencoder, same_weights, save_pipeline, t5
 from st_wan.flavours import FLAVOURS, Flavour, Name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHARACTERS = [chr(code) for code in range(33, 127)]
 TEXT_WIDTH, SEEN_WIDTH, HEADS, HEAD_WIDTH = 16, 16, 2, 12
 BOUNDARIES = {"t2v-a14b": 0.875, "i2v-a14b": 0.9}
 
@@ -17,13 +17,11 @@ BOUNDARIES = {"t2v-a14b": 0.875, "i2v-a14b": 0.9}
 def write_tiny(directory: Path, flavour: Name) -> None:
     """Write ``model_index.json`` and every component of a flavour. The same weights each time."""
     import diffusers
-    import torch
 
     build: Any = diffusers  # not typed
     one = FLAVOURS[flavour]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder, tokenizer = _text()
+    with same_weights():
+        encoder, tokenizer = t5(TEXT_WIDTH, layers=1, kind="UMT5EncoderModel")
         parts = {"text_encoder": encoder, "tokenizer": tokenizer, "vae": _autoencoder(one)}
         parts["scheduler"] = build.UniPCMultistepScheduler(
             prediction_type="flow_prediction",
@@ -38,8 +36,7 @@ def write_tiny(directory: Path, flavour: Name) -> None:
             parts["expand_timesteps"] = True
         if one.sees:
             parts |= _eye()
-        pipeline = getattr(build, one.pipeline)(**parts)
-    pipeline.save_pretrained(directory)
+        save_pipeline(one.pipeline, directory, **parts)
 
 
 def _denoiser(one: Flavour) -> Any:
@@ -66,22 +63,19 @@ def _denoiser(one: Flavour) -> Any:
 
 
 def _autoencoder(one: Flavour) -> Any:
-    import diffusers
-
-    build: Any = diffusers
-    settings: dict[str, Any] = {"base_dim": 3, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
-    if one.given == "first":
-        settings |= {
-            "z_dim": 48,
-            "in_channels": 12,
-            "out_channels": 12,
-            "is_residual": True,
-            "patch_size": 2,
-            "scale_factor_spatial": 16,
-            "latents_mean": [number / 100 - 0.24 for number in range(48)],
-            "latents_std": [0.5 + number / 100 for number in range(48)],
-        }
-    return build.AutoencoderKLWan(**settings)
+    if one.given != "first":
+        return autoencoder("AutoencoderKLWan")
+    return autoencoder(
+        "AutoencoderKLWan",
+        z_dim=48,
+        in_channels=12,
+        out_channels=12,
+        is_residual=True,
+        patch_size=2,
+        scale_factor_spatial=16,
+        latents_mean=[number / 100 - 0.24 for number in range(48)],
+        latents_std=[0.5 + number / 100 for number in range(48)],
+    )
 
 
 def _eye() -> dict[str, Any]:
@@ -97,22 +91,3 @@ def _eye() -> dict[str, Any]:
     )
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return {"image_encoder": CLIPVisionModel(config), "image_processor": processor}
-
-
-def _text() -> tuple[Any, Any]:
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    from st.model.pipelines.tiny_tokenizer import character_tokenizer
-
-    tokenizer, count = character_tokenizer(CHARACTERS)
-    config = UMT5Config(
-        vocab_size=count,
-        d_model=TEXT_WIDTH,
-        d_kv=TEXT_WIDTH // 2,
-        d_ff=2 * TEXT_WIDTH,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-    )
-    return UMT5EncoderModel(config), tokenizer

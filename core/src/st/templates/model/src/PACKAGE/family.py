@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
-    from st.model.files.formats import AdapterFormat
     from torch import Tensor, nn
 
 PATCH = 8
@@ -96,10 +95,8 @@ class CLASS(st.ModelFamily["CLASS.Options"]):
     def adapter_targets(self) -> Sequence[str]:
         return "to_q", "to_k", "to_v", "to_out.0"
 
-    def adapter_formats(self) -> Mapping[str, AdapterFormat]:
-        from st.model.files.peft_layout import diffusers_format
-
-        return {"diffusers": diffusers_format("transformer")}
+    def adapter_formats(self) -> Mapping[str, st.AdapterFormat]:
+        return {"diffusers": st.diffusers_format("transformer")}
 
     def blocks(self) -> Sequence[st.BlockGroup]:
         return (st.BlockGroup("transformer_blocks"),)
