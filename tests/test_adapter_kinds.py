@@ -200,11 +200,12 @@ resolution = 64
     ("plugins", "adapter", "code", "word"),
     [
         (["flux"], 'use_dora = true\nformat = ["diffusers", "kohya"]', 2, "dora is planned for some of them only"),
-        (["flux"], 'use_dora = true\nformat = "comfyui"', 0, "Plugins, in the order"),
+        (["flux"], 'use_dora = true\nformat = "comfyui"', 0, "norm of the untrained weights"),
         (["flux", "lycoris"], 'kind = "lycoris"\nformat = "kohya"', 2, "cannot be one update"),
         (["flux", "lycoris"], 'kind = "lycoris"\nalgo = "ia3"\nformat = "comfyui"', 0, "Note: adapter.format"),
         (["wan"], 'use_dora = true\nformat = "musubi"', 0, "reads lora without dora"),
         (["wan", "lycoris"], 'kind = "lycoris"\nalgo = "loha"\nformat = "diffusers"', 2, "cannot read loha"),
+        (["wan", "lycoris"], 'kind = "lycoris"\nuse_dora = true', 0, "'comfyui': ComfyUI divides the magnitudes"),
     ],
 )
 def test_the_plan_says_what_a_file_cannot_hold(

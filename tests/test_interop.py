@@ -135,6 +135,8 @@ def by_layer(tensors: Mapping[str, Tensor], layout: str) -> dict[str, dict[str, 
         ("musubi", Planned("diag-oft"), "passes over diag-oft"),
         ("comfyui", Planned("diag-oft", frozenset({"rescaled"})), "without rescaled"),
         ("comfyui", Planned("ia3"), "passes over ia3"),
+        ("comfyui", Planned("lora", frozenset({"dora"})), "norm of the untrained weights"),
+        ("comfyui", Planned("lokr", frozenset({"dora"})), "norm of the untrained weights"),
     ],
 )
 def test_what_a_program_passes_over_is_said(layout: str, planned: Planned, word: str) -> None:

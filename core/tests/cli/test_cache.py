@@ -18,6 +18,23 @@ def trained(tiny_run: Any) -> tuple[Path, Path]:
 
 Cli = Callable[..., CliResult]
 
+ASKING = '''
+from st import Options, hookimpl
+
+
+class Asking:
+    """Has one text encoded."""
+
+    Options = Options
+
+    def __init__(self, options):
+        pass
+
+    @hookimpl
+    def st_texts(self, config):
+        return ["a text of a technique"]
+'''
+
 
 def spoil(cache: Path) -> None:
     """Flip a bit in the last entry of the largest shard."""
@@ -104,3 +121,16 @@ def test_explain_refuses_a_sample_that_is_in_no_data_set(trained: tuple[Path, Pa
 
     assert result.code == 1
     assert "has a sample 'nowhere.png'" in result.err
+
+
+def test_prune_unused_keeps_texts_that_a_technique_asked_for(tiny_run: Any, st_cli: Cli, tmp_path: Path) -> None:
+    plugin = tmp_path / "asking.py"
+    plugin.write_text(ASKING)
+    run = tiny_run(plugins=[f"{plugin}:Asking"])
+    file = run.directory.with_suffix(".toml")
+
+    kept = st_cli("cache", "prune", file, "--unused", "--dry-run")
+    without = st_cli("cache", "prune", file, "--unused", "--dry-run", "--plugins", "no:asking")
+
+    assert "not used" not in kept.out, kept.err
+    assert "1 not used by this run file" in without.out, without.err

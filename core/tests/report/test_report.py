@@ -315,6 +315,20 @@ def test_trackers_are_told_the_step_that_a_run_goes_on_from(tmp_path: Path) -> N
     assert (tmp_path / "told").read_text() == "test 7"
 
 
+@pytest.mark.parametrize("step", [3, 15])
+def test_a_run_that_is_past_its_end_says_so_and_what_to_set(
+    step: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = Report.open(RunInfo("test", tmp_path, {}), ReportOptions(console="plain"), {})
+
+    report.start({}, step=step, total=3)
+    report.finish(Outcome.FINISHED)
+
+    said = capsys.readouterr().err
+    assert f"at step {step} of 3: nothing is left to train; to train on, set steps above {step}" in said
+    assert "training from" not in said
+
+
 @pytest.mark.parametrize(
     ("outcome", "saved", "end"),
     [

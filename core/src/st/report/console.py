@@ -118,7 +118,8 @@ class PlainConsole(Console):
 
     def begin(self, step: int, total: int) -> None:
         self._total = total
-        self._print(f"training from step {step} to {total}")
+        if step < total:
+            self._print(f"training from step {step} to {total}")
 
     def advance(self, step: int) -> None: ...
 

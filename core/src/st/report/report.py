@@ -214,6 +214,8 @@ class Report:
         self._due = min(self.options.every, FIRST_STEPS)
         self._step = step
         self._write_dropped()
+        if step >= total:
+            self.note(f"at step {step} of {total}: nothing is left to train; to train on, set steps above {step}")
         self._write("train", step=step, total=total, trackers=list(trackers))
         if self._info is not None:
             self._fanout = Fanout(trackers, self.warn)
@@ -222,8 +224,7 @@ class Report:
         self._clock.start()
 
     def step(self, progress: Progress, stats: StepStats) -> None:
-        """An optimizer step was taken; ``progress`` counts it. Reads the device every ``[report] every`` steps only,
-        the first time after ten steps at most."""
+        """An optimizer step was taken. Reads the device every ``[report] every`` steps only, first after ten."""
         self._step = progress.step
         self._readings.add(progress, stats)
         self._console.advance(progress.step)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from st.errors import ProblemsFound, StError
+from st.errors import Blamed, ProblemsFound, StError
 from st.model.checkpoint.soundness import require_numbers
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
 from st.train.learning.learners import Together, Updater, build_learners
 from st.train.learning.networks import add_networks
+from st.train.parts.naming import named
 from st.train.parts.networks import PRECISIONS
 from st.train.parts.step import Step
 from st.train.saving.state import read_state
@@ -214,8 +215,11 @@ def build_step(run: Run, learner: Updater, plugins: Plugins) -> Step:
     if learner.others:
         together = Together(run, learner, update_first)
         step = replace(step, update=together.update, backward=together.backward)
-    for _, wrap in plugins.answers("st_step", run=run):
-        step = wrap(step)
+    labels = {plugin.name: plugin.label for plugin in plugins.active}
+    for name, wrap in plugins.answers("st_step", run=run):
+        with Blamed(f"{labels[name]} failed in what st_step answered"):
+            wrapped = wrap(step)
+        step = named(step, wrapped, labels[name])
     return step
 
 

@@ -166,6 +166,17 @@ def test_what_bucket_edges_cut_off_is_said(tmp_path: Path) -> None:
     assert said[3] == "  cut off at the edges: 29% of the area, at most 29% (a.png)"
 
 
+def test_what_is_cut_off_is_said_where_twelve_shapes_share_the_one_bucket_of_a_small_resolution(tmp_path: Path) -> None:
+    for number in range(12):
+        png(tmp_path / f"{number}.png", number, size=(64 + number, 64))
+
+    found = check(tmp_path)
+
+    assert found.prepared is not None
+    assert len(found.prepared.buckets) == 1
+    assert "  cut off at the edges: 8% of the area, at most 15% (11.png)" in list(lines(found))
+
+
 def test_a_data_set_that_cannot_be_listed_is_a_failure(tmp_path: Path) -> None:
     found = check(tmp_path / "nothing")
 

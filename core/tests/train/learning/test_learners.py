@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from st import Learner, Losses
+from st.errors import StError
 from st.progress import Progress
 from st.testing import TinyRun, TinyRunner
-from st.train.learning.learners import Together
+from st.train.learning.learners import Together, build_learners
 from st.train.ranks.ranks import Single
 
 DISTILLING = f"{Path(__file__).parents[1] / 'techniques'}/distilling.py:Distilling"
@@ -137,3 +138,19 @@ def test_what_cannot_learn_stops_the_run(
 
     with pytest.raises(AssertionError, match=said):
         tiny_run(plugins=[f"{file}:Brings"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "several", "why"),
+    [("fp16", True, "which fp16 does not allow"), ("fp32", False, "which this engine cannot: deepspeed")],
+)
+def test_a_learner_beside_the_denoiser_is_refused_where_it_could_not_learn(
+    precision: str, several: bool, why: str
+) -> None:
+    ranks = SimpleNamespace(trains_several=several, describe=lambda: "deepspeed")
+    answers: dict[str, Any] = {"st_learners": [("mine", [Learner("critic", torch.nn.Linear(2, 2))])]}
+    plugins: Any = SimpleNamespace(answers=lambda hook, run: answers[hook])
+    run: Any = SimpleNamespace(config=SimpleNamespace(precision=precision), ranks=ranks, networks={})
+
+    with pytest.raises(StError, match=f"mine.* trains 'critic' beside the denoiser, {why}"):
+        build_learners(run, plugins)

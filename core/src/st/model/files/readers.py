@@ -24,18 +24,26 @@ class Planned:
         return f"{self.kind} with {' and '.join(sorted(self.extras))}" if self.extras else self.kind
 
 
+class Slight(str):
+    """A caveat of a program that reads all that is planned and computes some of it in another way."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """A program that reads adapter files. kinds: those that it applies. passed_over: of a kind, or of any ("*"), the
-    extras that it does not look at, so that a layer changes by something else than what was trained."""
+    extras that it does not look at, so that a layer changes by something else than what was trained. otherwise: extras
+    that it computes in another way, and what it does."""
 
     name: str
     kinds: frozenset[str]
     passed_over: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    otherwise: Mapping[str, str] = field(default_factory=dict)
 
     def caveats(self, planned: Iterable[Planned]) -> list[str]:
-        """What of these it would not show, a sentence each; each once."""
-        found = []
+        """What of these it would not show, or show otherwise (``Slight``), a sentence each; each once."""
+        found: list[str] = []
         for one in planned:
             ignored = one.extras & (
                 self.passed_over.get("*", frozenset()) | self.passed_over.get(one.kind, frozenset())
@@ -47,6 +55,11 @@ class Reader:
                     f"{self.name} reads {one.kind} without {' and '.join(sorted(ignored))}: "
                     "those layers change by something else there than what was trained"
                 )
+            else:
+                found += [
+                    Slight(f"{self.name} {self.otherwise[extra]}: those layers come out a little otherwise there")
+                    for extra in sorted(one.extras & self.otherwise.keys())
+                ]
         return list(dict.fromkeys(found))
 
 
@@ -56,6 +69,7 @@ COMFYUI = Reader(
     "ComfyUI",
     _PRODUCTS | {"dylora", "glora", "full", "norm", "diag-oft", "boft"},
     {"diag-oft": frozenset({"rescaled"})},
+    {"dora": "divides the magnitudes of dora by the norm of the untrained weights, not of the changed ones"},
 )
 KOHYA = Reader("kohya's sd-scripts", COMFYUI.kinds, {"*": frozenset({"dora", "rescaled"})})
 DIFFUSERS = Reader("diffusers", frozenset({"lora", "locon", "dylora", "lokr"}))

@@ -152,9 +152,15 @@ class LycorisAdapter(Adapter):
 
     def _layouts(self, formats: Mapping[str, AdapterFormat], asked: Sequence[Planned]) -> list[str]:
         """The formats that are written: those that were named, else the first whose readers know all of it."""
+        from st.model.files.readers import Slight
+
         if self.options.formats != ("",):
             return list(self.options.formats)
-        fits = (name for name, one in formats.items() if not one.refusals(asked) and not one.caveats(asked))
+        fits = (
+            name
+            for name, one in formats.items()
+            if not one.refusals(asked) and all(isinstance(said, Slight) for said in one.caveats(asked))
+        )
         return [next(fits, LIBRARY) if asked else LIBRARY]
 
     def _exactly(self) -> list[Planned]:
