@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from st.importing import quiet_libraries
 from st.model.adapters.references import references_read
 from st.model.streams import streams_of
 
@@ -28,6 +29,7 @@ def origins(config: RunConfig, plugins: Plugins) -> Origins:
     from st.model.quantize.quantizer import text_encoders
     from st.train.stages import brought_encoders
 
+    quiet_libraries()
     family = plugins.family
     encoders = text_encoders(config.quantizer, family)
     read = references_read(family, config.adapter.build(config.adapter.options))
