@@ -169,7 +169,7 @@ def test_epochs_count_every_sample_once(written, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_with_4(written, tmp_path, number):
-    file = written("[checkpoint]\nevery = 0", top="steps = 150\nprecision = 'fp32'")
+    file = written("[checkpoint]\nevery = 0", top="steps = 600\nprecision = 'fp32'")
     whole, cut = _train(file, tmp_path / "whole"), tmp_path / "cut"
     command = [sys.executable, "-m", "st.cli", "train", str(file), "--output", str(cut)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -33,7 +33,9 @@ class Rounding(Quantizer):
 
 def multiplied(parts: Mapping[str, Tensor], *, dtype: torch.dtype) -> Tensor:
     """The weight again."""
-    return (parts["numbers"] * parts["scale"]).to(dtype)
+    from st.model.quantize.restoring import scaled
+
+    return scaled(parts["numbers"], parts["scale"], dtype)
 
 
 class Rounds:
