@@ -195,6 +195,14 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def attack(session: nox.Session) -> None:
+    """Malformed files, signals, closed streams, full disks, secrets and flipped bits: what st does, counted."""
+    named = [PLUGINS[name] for name in ("pocket", "flux", "s3")]
+    _install(session, TEST_TOOLS, _with_needed(named))
+    session.run("python", "tests/attack.py", *session.posargs, env=_quiet())
+
+
+@nox.session
 def s3(session: nox.Session) -> None:
     """Train the demo from S3 over a network that spoils requests: final weights equal those of a run from a disk."""
     _install(session, (*TEST_TOOLS, *PICTURES), _with_needed([PLUGINS["pocket"], PLUGINS["s3"]]))
