@@ -197,6 +197,8 @@ class Bench:
         shutil.copytree(self.base, place.root, symlinks=True)
         _set_traps(place)
         whole = _digests(place.run / "checkpoints")
+        # What the undisturbed run said is no sign of how far this one is.
+        (place.root / "said.txt").unlink()
         attack.spoil(place)
         place.kept = _kept(whole, _digests(place.run / "checkpoints"))
         ended = _in_shell(attack, place) if attack.shell else _forked(attack, place)

@@ -286,7 +286,8 @@ def _clips_and_sounds(base: Path, rng: random.Random) -> list[Attack]:
 
     clip = write_clip(base.parent / "good.mp4", 12).read_bytes()
     sound = write_sound(base.parent / "good.wav", tone(1.0, 8000), 8000).read_bytes()
-    sdp = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 50000 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    sdp = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    sdp += b"m=video 50000 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
     header = bytearray(sound)
     header[34:36] = b"\0\0"
     clips = {

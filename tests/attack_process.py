@@ -61,7 +61,7 @@ def _sending(
 
 
 def _says_what_is_true(place: Place, ended: Ended) -> tuple[str, str] | None:
-    """4 only where a checkpoint of this run exists, which can be gone on with; else 128 and the signal, or death by it."""
+    """4 only where a checkpoint exists, which can be gone on with; else death by the signal or its number."""
     steps = sorted((place.root / "new" / "checkpoints").glob("step-*"))
     if ended.code == 4 and not steps:
         return "LOST", "it says that it saved, and there is no checkpoint"
@@ -114,7 +114,7 @@ def _disks() -> list[Attack]:
     told = ("new", "space", "large", "written", "File", "Errno", "files")
     found = [
         Attack(f"disks/no file above {size} bytes", nothing, new, told, before=limited(size), harmless=False)
-        for size in (0, 1, 500, 2000, 10_000, 25_000, 100_000)
+        for size in (200, 500, 2000, 10_000, 25_000, 100_000)
     ]
     found.append(Attack("disks/40 open files", nothing, new, told, before=few_files, harmless=True))
     for what in ("new", "new/checkpoints", "new/cache", "photos", "tiny"):
@@ -122,7 +122,8 @@ def _disks() -> list[Attack]:
             label = f"disks/{what} removed at {sign!r}"
             many = ("train", "run.toml", "--output", "new", "--set", "steps=40")
             found.append(Attack(label, nothing, many, (what,), during=gone(what, sign), harmless=True))
-    shared = "mkdir new && mount -t tmpfs -o size=%s tmpfs new && st train run.toml --output new; code=$?; umount new; exit $code"
+    shared = "mkdir new && mount -t tmpfs -o size=%s tmpfs new && st train run.toml --output new; "
+    shared += "code=$?; umount new; exit $code"
     for size in ("64k", "300k"):
         shell = f"unshare -rm bash -c '{shared % size}'"
         found.append(Attack(f"disks/a full disk of {size}", nothing, shell=shell, limit=60))

@@ -54,7 +54,7 @@ def _jsons(base: Path, rng: random.Random) -> list[Attack]:
     files += [str(path.relative_to(base)) for path in sorted((base / NEWEST).rglob("*.json"))]
     found: list[Attack] = []
     for file in files:
-        told = (file.rpartition("/")[2], f"step {TRAINED}", "best")
+        told = (file.rpartition("/")[2], f"step {TRAINED}", "best", "this run was started with")
         for name, content in JSONS.items():
             found.append(Attack(f"records/{file}: {name}", _writing(file, content), RESUME, told))
         size = (base / file).stat().st_size
@@ -129,9 +129,8 @@ def _cache(base: Path, rng: random.Random) -> list[Attack]:
     return found
 
 
-def _headers(base: Path, rng: random.Random) -> list[Attack]:
-    """What a safetensors file may say of itself, as an adapter to look at, to convert and to start from."""
-    good = (base / "run" / "adapter.safetensors").read_bytes()
+def _spoiled(good: bytes, rng: random.Random) -> dict[str, bytes]:
+    """What a safetensors file may say of itself, by what is wrong with it."""
     length = struct.unpack("<Q", good[:8])[0]
     header = json.loads(good[8 : 8 + length])
     first = next(name for name in header if name != "__metadata__")
@@ -143,7 +142,7 @@ def _headers(base: Path, rng: random.Random) -> list[Attack]:
     def entry(**changes: object) -> bytes:
         return written({**header, first: {**header[first], **changes}})
 
-    contents = {
+    return {
         "empty": b"",
         "seven bytes": good[:7],
         "a lying length": struct.pack("<Q", 2**63 - 1) + good[8:],
@@ -170,6 +169,11 @@ def _headers(base: Path, rng: random.Random) -> list[Attack]:
         "a zip": b"PK\x03\x04" + good[:200],
         **{f"flip {n}": _flip(good, rng.randrange(8 + length), rng.randrange(8)) for n in range(8)},
     }
+
+
+def _headers(base: Path, rng: random.Random) -> list[Attack]:
+    """Spoiled files of weights, as an adapter to look at, to convert and to start from."""
+    contents = _spoiled((base / "run" / "adapter.safetensors").read_bytes(), rng)
     found: list[Attack] = []
     family = ("--plugins", "tiny.py:TinyFamily", "--set", "model.checkpoint=tiny")
     for name, content in contents.items():

@@ -68,7 +68,7 @@ def _run_files(base: Path) -> list[Attack]:
 def _values() -> list[Attack]:
     settings = (
         "steps=-1",
-        "steps=9223372036854775808",
+        "steps=1e30",
         "steps=nan",
         "steps=true",
         "batch=0",
@@ -145,17 +145,8 @@ def _plugins() -> list[Attack]:
         data = content if isinstance(content, bytes) else content.encode()
         spoil = lambda place, d=data: (place.root / "mine.py").write_bytes(d)  # noqa: E731
         train = ("train", "run.toml", "--plugins", "./mine.py:Mine", "--output", "new")
-        found.append(
-            Attack(
-                f"plugins/{name} (check)",
-                spoil,
-                ("plugins", "check", "./mine.py:Mine"),
-                ("mine", "Mine"),
-                check=_no_judgement,
-            )
-        )
-        if name != "raises":
-            found.append(Attack(f"plugins/{name}", spoil, train, ("mine.py", "Mine")))
+        # `st plugins check` shows a plugin's own traceback on purpose, and is no subject here.
+        found.append(Attack(f"plugins/{name}", spoil, train, ("mine.py", "Mine", "'mine'")))
 
     def foreign(place: Place) -> None:
         (place.root / "tiny.py").write_text(RUNNING, encoding="utf-8")
@@ -167,11 +158,6 @@ def _plugins() -> list[Attack]:
         spoil = lambda place, m=module: (place.root / f"{m}.py").write_text(RUNNING, encoding="utf-8")  # noqa: E731
         found.append(Attack(f"plugins/{module}.py beside the run file", spoil, shell=shell.split(";")[0]))
     return found
-
-
-def _no_judgement(_place: Place, ended: object) -> tuple[str, str] | None:
-    """A check of one plugin shows the traceback of what is wrong in it, which is asked for."""
-    return None
 
 
 def _models(base: Path) -> list[Attack]:

@@ -265,3 +265,11 @@ def test_a_pickle_where_safetensors_is_expected(bench):
 
     assert result.code != 0
     assert "adapter.bin" in result.err and "safetensors" in result.err
+
+
+def test_a_rank_beyond_the_memory_is_said_without_a_traceback(bench):
+    result = bench.train("[adapter]\nkind = 'lora'\nrank = 1000000000000\n")
+
+    assert result.code == 3
+    assert "memory is full" in result.err
+    assert "can't allocate memory" in result.err

@@ -371,3 +371,15 @@ def test_help_says_whole_sentences_however_narrow_the_terminal(
     said = capsys.readouterr().out
     assert "..." not in said.replace("[ARGS]...", "")
     assert command != ["-h"] or "Train diffusion models with plugins" in said
+
+
+def test_an_interrupt_before_training_listens_is_one_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("st.cli.application", interrupted)
+
+    assert run(["train"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

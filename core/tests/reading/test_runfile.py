@@ -99,6 +99,7 @@ def test_json_says_the_same_and_null_is_unset(tmp_path: Path) -> None:
         ("run.toml", "[a]\n[a]\n", "run.toml:2: the same key is given twice."),
         ("run.json", '{"a": 1,\n b}', "run.json:2: not JSON: Expecting property name enclosed in double quotes."),
         ("run.json", '{"a": 1, "a": 1}', "run.json: 'a' is given twice."),
+        ("run.toml", ".".join("a" * 5000) + " = 1", "run.toml: it is nested too deeply."),
         ("run.json", "[]", "run.json: a run file is an object of settings, not list."),
     ],
 )

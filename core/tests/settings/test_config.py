@@ -120,6 +120,7 @@ def test_origin_of_every_value_is_known(configure: Callable[..., RunConfig]) -> 
         ("[optimiser]", "run.toml:2: [optimiser] is neither a section nor an active plugin. Did you mean 'optimizer'"),
         ("batch = 'two'", "run.toml:2: batch = 'two': must be a whole number."),
         ("precision = 'f16'", "run.toml:2: precision = 'f16': must be 'fp32', 'bf16' or 'fp16'."),
+        (f"seed = {2**63}", f"run.toml:2: seed = {2**63}: must be"),
         ("clip = 3", "run.toml:2: clip = 3: must be a table of settings."),
         ("[dataset]\nurl = 'a'", "run.toml:2: [dataset]: a run has a list of data sets."),
         ("[[dataset]]\nrepeats = 1", "run.toml:2: [dataset.0] url: must be set."),

@@ -17,6 +17,7 @@ standard library. Results go to standard output. A mistake of the user is raised
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from functools import cached_property
@@ -184,6 +185,10 @@ def run(arguments: Sequence[str]) -> int:
     except Interrupted as end:
         print(end, file=sys.stderr)
         return end.exit_code
+    except KeyboardInterrupt:
+        # Before training listens for it, and in commands that keep nothing half done.
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()
         return 1

@@ -132,12 +132,13 @@ def _read_file(path: Path) -> RunFile:
     if path.suffix != ".toml":
         raise RunFileUnreadable(f"run file {str(path)!r}: the name must end in .toml or .json.")
     try:
-        data = tomllib.loads(text)
+        # The tables of a dotted key are read by a loop, and only what goes through them by calls has a depth.
+        data, lines = tomllib.loads(text), statement_lines(text)
     except tomllib.TOMLDecodeError as error:
         raise RunFileUnreadable(_toml_message(path, str(error))) from error
     except (RecursionError, ValueError) as error:
         raise RunFileUnreadable(f"{path.name}: {_absurd(error)}.") from error
-    origins = {location: Origin(f"{path.name}:{line}", line) for location, line in statement_lines(text).items()}
+    origins = {location: Origin(f"{path.name}:{line}", line) for location, line in lines.items()}
     return RunFile(path.name, data, origins)
 
 

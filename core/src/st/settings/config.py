@@ -76,7 +76,7 @@ class RunOptions(Options):
     """Folder for everything the run writes."""
     name: str = ""
     """Name of the run for people and trackers. The output folder's name where it is not set."""
-    seed: int = 42
+    seed: int = Field(42, ge=-(2**63), lt=2**63)
     """Seed of every draw. The same seed gives the same run on any number of devices."""
     steps: int | None = Field(None, ge=1)
     """Optimizer steps to train for. Set this or epochs."""

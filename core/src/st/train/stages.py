@@ -94,11 +94,11 @@ def opened(
     except Interrupted as end:
         report.finish(Outcome.INTERRUPTED, str(end))
         raise
-    except torch.OutOfMemoryError as error:
-        report.finish(Outcome.FAILED, str(error))
-        raise _out_of_memory(config, error) from error
-    except RuntimeError as error:
-        lost = ranks.lost(error)
+    except (RuntimeError, MemoryError) as error:
+        if _is_of_memory(error):
+            report.finish(Outcome.FAILED, str(error))
+            raise _out_of_memory(config, error) from error
+        lost = ranks.lost(error) if isinstance(error, RuntimeError) else None
         notes = getattr(error, "__notes__", ())
         report.finish(Outcome.FAILED, "\n".join([str(lost or error) or type(error).__name__, *notes]))
         if lost is None:
@@ -111,6 +111,11 @@ def opened(
         ranks.close(clean=clean)
         if ranks.main:
             folder.release()
+
+
+def _is_of_memory(error: RuntimeError | MemoryError) -> bool:
+    # The host's allocator has no error of its own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def introduce(plugins: Plugins, report: Report) -> None:
@@ -314,7 +319,7 @@ def _own_version() -> str:
     return version("st-core")
 
 
-def _out_of_memory(config: RunConfig, error: torch.OutOfMemoryError) -> OutOfMemory:
+def _out_of_memory(config: RunConfig, error: RuntimeError | MemoryError) -> OutOfMemory:
     """What to do, in the order of what costs least, leaving out what is done already."""
     remedies = []
     if not config.recompute.every:
@@ -324,4 +329,5 @@ def _out_of_memory(config: RunConfig, error: torch.OutOfMemoryError) -> OutOfMem
     if config.quantizer is None and config.adapter.kind != "full":
         remedies.append("a [quantizer]")
     remedies.append("a smaller resolution")
-    return OutOfMemory(f"the device's memory is full: {str(error).splitlines()[0]}", fix=f"try {'; '.join(remedies)}")
+    said = str(error).splitlines()[0].rpartition("DefaultCPUAllocator: ")[2] if str(error) else "there is none left"
+    return OutOfMemory(f"the device's memory is full: {said}", fix=f"try {'; '.join(remedies)}")
