@@ -46,6 +46,7 @@ def test_a_signal_before_training_ends_with_its_number_and_a_last_event(tiny_run
     assert run.result.code == 128 + signal.SIGTERM
     assert run.outcome == "interrupted"
     assert "ended by SIGTERM before training" in run.result.err
+    assert "saving after this step" not in run.result.err
     assert saved(run) == []
 
 

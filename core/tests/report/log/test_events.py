@@ -72,3 +72,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_log_that_does_not_exist_has_no_events(tmp_path: Path) -> None:
     assert list(read_events(tmp_path / "events.jsonl")) == []
+
+
+def test_nothing_is_written_behind_the_last_event_of_a_closed_log(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("finish", outcome="interrupted")
+    log.close()
+
+    log.write("note", text="SIGTERM: ending")
+
+    assert [event["event"] for event in read_events(log.path)] == ["finish"]

@@ -36,10 +36,15 @@ class EventLog:
             raise OutputUnwritable(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
     def write(self, event: str, **facts: object) -> Event:
-        """Append one event with the time; the event. Raises OutputUnwritable (a full disk); the log stays usable."""
+        """Append one event with the time; the event. Raises OutputUnwritable (a full disk); the log stays usable.
+
+        Once it is closed nothing is appended: a thread that outlives the run says nothing behind its last event.
+        """
         whole = {"time": round(self._clock(), 3), "event": event} | {k: _plain(v) for k, v in facts.items()}
         data = json.dumps(whole).encode() + b"\n"
         with self._lock:
+            if self._file.closed:
+                return whole
             if self._torn:
                 data = b"\n" + data
             self._torn = True

@@ -54,6 +54,7 @@ class Listening:
         self._near, self._far = socket.socketpair()
         self._over = False
         self._raises = True
+        self._training = False
         self._told: tuple[str, int] = ("", 0)
         self._report: Report | None = None
         self._control: ControlFile | None = None
@@ -71,7 +72,7 @@ class Listening:
         """From here on the loop does what is asked. moved: changes while the run gets on. saved: whether a checkpoint
         of this step is on the disk."""
         self._moved, self._saved = moved, saved
-        self._raises = False
+        self._training, self._raises = True, False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -134,7 +135,7 @@ class Listening:
             self._end(f"{number.name} again")
         self._deadline.begin()
         self.requests.stop(number.name)
-        when = "ending" if self._raises else "saving after this step; once more ends at once"
+        when = "saving after this step; once more ends at once" if self._training else "ending"
         self._say(f"{number.name}: {when}")
 
     def _read(self, line: str) -> None:
