@@ -81,7 +81,7 @@ def tests(session: nox.Session) -> None:
 def plugin(session: nox.Session, name: str) -> None:
     """One plugin beside the core alone: its tests."""
     _install(session, TEST_TOOLS, _with_needed([PLUGINS[name]]))
-    session.run("python", "-m", "pytest", str(PLUGINS[name] / "tests"), *session.posargs, env=_quiet())
+    session.run("python", "-m", "pytest", "-m", "", str(PLUGINS[name] / "tests"), *session.posargs, env=_quiet())
 
 
 @nox.session
@@ -125,7 +125,7 @@ def alone(session: nox.Session, name: str) -> None:
     for entry in _entries(folder):
         session.run("st", "plugins", "check", entry)
     where = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), str(folder / "tests"))
-    session.run("python", "-m", "pytest", "-p", "no:cacheprovider", *where, *session.posargs, env=_quiet())
+    session.run("python", "-m", "pytest", "-m", "", "-p", "no:cacheprovider", *where, *session.posargs, env=_quiet())
     families = [plugin for plugin in _with_needed(_named_by_run_file(folder)) if plugin not in plugins]
     if families:
         _install_wheels(session, _build(session, families, scratch / "families"))
@@ -169,7 +169,7 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Generated pages are current, every link leads somewhere, every command and run file of the pages works."""
     _install(session, (*TEST_TOOLS, *PICTURES, *BUILD_TOOLS), list(PLUGINS.values()))
-    session.run("python", "-m", "pytest", "tests/test_docs.py", "-m", "", *session.posargs, env=_quiet())
+    session.run("python", "-m", "pytest", "tests/test_docs.py", *session.posargs, env=_quiet())
 
 
 @nox.session

@@ -19,10 +19,11 @@ from st.diffusion.sampler import sample as integrate
 from st.model.adapters.lora import LoraAdapter, LoraOptions
 from st.model.files.adapter_file import write_adapter_file
 from st.model.inside.blocks import BlockStack
+from st.model.pipelines.packing import pack, unpack
 from st.testing.subjects.routes import KeepTokens
 from st_flux import Flux
 from st_flux.assistant import add_assistant, without_assistant
-from st_flux.packing import pack, places, reference_places, unpack
+from st_flux.places import places, reference_places
 
 CPU = torch.device("cpu")
 SIZE = Geometry(height=64, width=96)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from st import StError
-from st_flux.packing import pack
+from st.model.pipelines.packing import pack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

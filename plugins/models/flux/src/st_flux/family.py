@@ -13,11 +13,12 @@ from st.diffusion.path import straight
 from st.diffusion.shift import exponential_shift
 from st.diffusion.target import velocity
 from st.model.adapters.references import References
+from st.model.pipelines.packing import pack, token_count, unpack
 from st.model.pipelines.pipeline_family import PipelineFamily
 from st_flux import control
 from st_flux.assistant import add_assistant, find_assistant, without_assistant
 from st_flux.flavours import TARGETS, FluxOptions
-from st_flux.packing import EDGE, attention_mask, no_places, pack, places, reference_places, unpack
+from st_flux.places import attention_mask, no_places, places, reference_places
 from st_flux.projections import fuse, fused_names, split_state
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Flux(PipelineFamily[FluxOptions]):
             run.report.note(f"assistant {location!r} beside {count} layers, in training only", kind="assistant")
 
     def tokens(self, latents: Tensor) -> int:
-        return latents.shape[-2] // EDGE * (latents.shape[-1] // EDGE)
+        return token_count(latents)
 
     def predict(self, denoiser: nn.Module, noised: Noised, batch: Batch) -> Tensor:
         from st.model.pipelines.learning_text import predict_with_text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 
-from st_flux.packing import attention_mask
+from st_flux.places import attention_mask
 
 if TYPE_CHECKING:
     import torch
