@@ -14,7 +14,7 @@ EDGE = 2
 def pack(latents: Tensor) -> Tensor:
     """(B, C, H, W) as tokens (B, H/2 * W/2, 4 C), row by row; a token holds channel by channel its square.
 
-    Flux.1 packs so in its pipeline (``_pack_latents``), and so do Chroma, LongCat-Image, Qwen-Image and Krea 2.
+    So do the pipelines of diffusers that have a ``_pack_latents`` for pictures.
     """
     batch, channels, height, width = latents.shape
     squares = latents.reshape(batch, channels, height // EDGE, EDGE, width // EDGE, EDGE)
