@@ -27,7 +27,7 @@ split_key straight token_grid unmix velocity
 
 TESTING_NAMES = """
 BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests
-PlacementTests QuantizerTests ScheduleTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests
+PipelineFamilyTests PlacementTests QuantizerTests ScheduleTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner TrackerTests ValidatorTests
 example_batch example_noised not_applicable
 """
 
