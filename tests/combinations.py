@@ -1,11 +1,14 @@
 """What combines with what: families, adapters, techniques and quantizers, each tried on a tiny checkpoint.
 
-    python tests/combinations.py [--only WORD ...] [--write docs/combinations.md]
+    python tests/combinations.py [--families NAME ...] [--only WORD ...] [--write]
 
-A combination works where three steps train; a run that was stopped after two and resumed writes the same checkpoint and
-the same files, byte for byte; the saved run opens again; and, for LoRA and full without a quantizer, the file that was
-written makes a fresh denoiser answer as the trained one does. Where a run is refused with a message, the message is the
-table's. Anything else is a failure, and the exit status is 1.
+``--write`` keeps what was found in tests/combinations.json, family by family, and makes docs/combinations.md of it;
+without ``--families`` it tries all that train on pictures.
+
+A combination works where three steps train; a run that was stopped after two and resumed writes the same checkpoint
+and the same files, byte for byte; the saved run opens again; and, for LoRA and full without a quantizer, the file
+that was written makes a fresh denoiser answer as the trained one does. Where a run is refused with a message, the
+message is the table's. Anything else is a failure, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ import json
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from st.errors import StError
 from st.plugins.catalogue import Catalogue
+from st.plugins.loading import load
 from st.report.log.events import read_events
 from st.settings.reference import describe
 from st.testing.runs import call_cli, write_photos
 
 ROWS = Path(__file__).with_suffix(".toml")
-FAMILIES = ("pocket", "flux", "sdxl", "wan")
+KEPT = Path(__file__).with_suffix(".json")
+PAGE = ROWS.parent.parent / "docs" / "combinations.md"
 AXES = ("adapter", "technique", "quantizer")
 BUILT_IN = {"lora", "full"}
 TOLERANCE = 1e-4
@@ -44,7 +50,7 @@ batch = 2
 precision = "fp32"
 device = "cpu"
 [model]
-checkpoint = "{checkpoint}"
+{model}
 [optimizer]
 lr = 1e-2
 [report]
@@ -89,7 +95,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return " + ".join((self.family, *(row.name for row in self.rows)))
+        return f"{self.family} + {self.rest}"
+
+    @property
+    def rest(self) -> str:
+        """The name without the family's."""
+        return " + ".join(row.name for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,18 @@ class Axes:
             yield from (Cell(family, adapter, technique=row) for adapter in plain for row in techniques)
             yield from (Cell(family, adapter, quantizer=row) for adapter in (*plain, *made_for) for row in quantizers)
             yield from (Cell(family, plain[0], one, other) for one in techniques for other in quantizers)
+
+
+@cache
+def subject(name: str, folder: Path) -> Any:
+    """The family of this name on a tiny checkpoint in a folder, written where it is not there yet."""
+    loaded: Any = load(Catalogue.scan().find(name, "models"))
+    return loaded.tiny(folder / name)
+
+
+def families(folder: Path) -> list[str]:
+    """Installed families that train on pictures, or on clips of one frame. folder: for their tiny checkpoints."""
+    return [name for name in Catalogue.scan().names("models") if "pixels" in subject(name, folder).codec().reads]
 
 
 def _brought(names: Iterable[str], catalogue: Catalogue, absent: dict[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -192,7 +215,7 @@ class Bench:
             plugins=json.dumps(list(plugins)),
             output=output,
             steps=steps,
-            checkpoint=self._checkpoint(cell.family),
+            model=self._model(cell.family),
             cache=self.folder / "cache" / cell.family,
             photos=photos,
             dataset="\n".join(row.dataset for row in cell.rows),
@@ -203,12 +226,10 @@ class Bench:
         file.write_text(text, encoding="utf-8")
         return call_cli("train", file, *(["--resume"] if resume else []))
 
-    def _checkpoint(self, family: str) -> Path:
-        folder = self.folder / family
-        if not folder.exists():
-            written = call_cli("tiny", family, folder)
-            assert written.code == 0, written.err
-        return folder
+    def _model(self, family: str) -> str:
+        """What a run file says of the tiny checkpoint."""
+        options = subject(family, self.folder).options.model_dump(mode="json", exclude_defaults=True)
+        return "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
 
     def _vision_encoder(self) -> Path:
         """A DINOv2 of random weights."""
@@ -322,6 +343,23 @@ def page(verdicts: dict[Cell, Verdict], absent: dict[str, str]) -> str:
     return "\n".join([_HEAD, *tables, *(["## Why", ""] if reasons else []), *reasons]).rstrip() + "\n"
 
 
+def kept(axes: Axes, file: Path = KEPT) -> dict[Cell, Verdict]:
+    """Verdicts of the file for the rows that there are, in their order."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {
+        cell: Verdict(*known[cell.family][cell.rest]) for cell in axes.cells(known) if cell.rest in known[cell.family]
+    }
+
+
+def keep(verdicts: Mapping[Cell, Verdict], file: Path = KEPT) -> None:
+    """Add these verdicts to the file."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for cell, verdict in verdicts.items():
+        known.setdefault(cell.family, {})[cell.rest] = [verdict.status, verdict.reason]
+    ordered = {family: dict(sorted(known[family].items())) for family in sorted(known)}
+    file.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+
+
 _TABLES: dict[str, tuple[str, ...]] = {
     "Adapters": (),
     "Techniques": ("technique",),
@@ -330,7 +368,7 @@ _TABLES: dict[str, tuple[str, ...]] = {
 }
 _HEAD = """# What combines with what
 
-`python tests/combinations.py --write docs/combinations.md` writes this page. Each combination trains three steps of a
+`python tests/combinations.py --write` writes this page. Each combination trains three steps of a
 tiny checkpoint. It *works* where a run that was stopped and resumed ends with the same files, byte for byte, and the
 saved run opens again. With LoRA and full on weights that are not quantized, the written file also makes a fresh model
 answer as the trained one does. *Refused* is a message before the first step.
@@ -342,19 +380,22 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="combinations whose name holds all of these words")
     parser.add_argument("--alone", action="store_true", help="adapters by themselves, nothing else")
-    parser.add_argument("--write", type=Path, help="the page to write")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument(
+        "--write", action="store_true", help="keep what is found, and write the page of all that is kept"
+    )
+    parser.add_argument("--families", nargs="+", help="these only")
     given = parser.parse_args(arguments)
     axes = Axes.discover()
     verdicts: dict[Cell, Verdict] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        for cell in axes.cells(given.families):
+        for cell in axes.cells(given.families or families(bench.folder)):
             if all(word in cell.name for word in given.only) and not (given.alone and len(cell.rows) > 1):
                 verdicts[cell] = bench.verdict(cell)
                 print(f"{cell.name}: {verdicts[cell].status} {verdicts[cell].reason}".rstrip(), flush=True)
     if given.write:
-        given.write.write_text(page(verdicts, axes.absent), encoding="utf-8")
+        keep(verdicts)
+        PAGE.write_text(page(kept(axes), axes.absent), encoding="utf-8")
     failed = sum(verdict.status == "fails" for verdict in verdicts.values())
     print(f"{len(verdicts)} combinations, {failed} failed")
     return 1 if failed else 0
