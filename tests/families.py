@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import combinations
+from combinations_axes import Axes, Cell
+from combinations_page import kept
 
 from st.diffusion.path import DiscretePath
 from st.plugins.catalogue import Catalogue
@@ -27,15 +29,15 @@ COLUMNS = ("family", *TRIED, "flow", "text encoders", "edits", "formats")
 
 def table(folder: Path) -> str:
     """The table in Markdown. folder: for tiny checkpoints."""
-    axes = combinations.Axes.discover()
-    works = [cell for cell, verdict in combinations.kept(axes).items() if verdict.status == "works"]
+    axes = Axes.discover()
+    works = [cell for cell, verdict in kept(axes).items() if verdict.status == "works"]
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for name in Catalogue.scan().names("models"):
         family = combinations.subject(name, folder)
         tried = _tried([cell for cell in works if cell.family == name])
         cells = [
             f"[{name}]({_page_of(name)})",
-            *(_tick(column in tried) if tried else "-" for column in TRIED),
+            *(_tick(column in tried) for column in TRIED),
             _tick(not isinstance(family.path, DiscretePath)),
             ", ".join(_text_encoders(family)) or "none",
             _tick(any(hasattr(one, "references") and one.references() is not None for one in _flavours(family))),
@@ -45,7 +47,7 @@ def table(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _tried(works: Sequence[combinations.Cell]) -> set[str]:
+def _tried(works: Sequence[Cell]) -> set[str]:
     """The columns that these combinations tick."""
     found = set()
     for cell in works:
