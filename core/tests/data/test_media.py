@@ -23,7 +23,6 @@ from st.data.feed.batches import Assembler, Kept
 from st.data.inspect.checking import check_set
 from st.data.inspect.sheet import page
 from st.data.sets.prepare import PreparedSet, prepare_set
-from st.data.sets.remarks import report_rates
 from st.data.shape.buckets import BatchShape
 from st.data.shape.rule import GeometryRule
 from st.data.source.folder import FolderBackend, FolderOptions
@@ -104,26 +103,6 @@ def test_an_encoder_of_pixels_is_given_each_window(tmp_path: Path, store: Store,
     first = codec.given[0]
     assert first.pixels is not None and first.pixels.shape == (3, 5, 64, 64) and first.fps == 10
     assert first.pixels.dtype == torch.float32 and first.pixels.is_contiguous()
-
-
-def test_clips_of_another_rate_than_the_models_are_named_where_none_is_asked_for(tmp_path: Path, studio: Any) -> None:
-    write_clip(tmp_path / "a.mp4", 25, size=(64, 64), rate=10)
-    write_clip(tmp_path / "b.mp4", 25, size=(64, 64), rate=16)
-    codec, told = Taking(), {}
-    codec.frames_per_second = 16.0
-
-    for rate in (None, 16):
-        one = a_set(tmp_path, media="video", num_frames=5, **({"fps": rate} if rate else {}))
-        report = studio.Told()
-        report_rates([one], codec, report)
-        told[rate] = report.notes
-
-    assert told[16] == []
-    (sentence,) = told[None]
-    assert sentence.startswith(
-        "data set 'x': 1 clips have another rate than the 16 frames per second of the model, 'a.mp4' 10: "
-    )
-    assert "set fps = 16" in sentence
 
 
 def test_a_folder_of_frames_at_another_rate_is_encoded_again(tmp_path: Path, store: Store, studio: Any) -> None:
