@@ -18,7 +18,7 @@ RULE = GeometryRule(multiple=16, frames_modulus=4, frames_remainder=1)
 
 def said(folder: Path, studio: Any, **options: float) -> list[str]:
     """Of a folder of clips, by a model that knows 16 frames per second."""
-    backend = FolderBackend(str(folder), FolderOptions(media="video", caption="none"))
+    backend = FolderBackend(str(folder), FolderOptions.model_validate({"media": "video", "caption": "none"}))
     given = {
         "url": str(folder),
         "name": "x",
