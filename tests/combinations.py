@@ -1,11 +1,14 @@
 """What combines with what: families, adapters, techniques and quantizers, each tried on a tiny checkpoint.
 
-    python tests/combinations.py [--only WORD ...] [--write docs/combinations.md]
+    python tests/combinations.py [--families NAME ...] [--only WORD ...] [--write]
 
-A combination works where three steps train; a run that was stopped after two and resumed writes the same checkpoint and
-the same files, byte for byte; the saved run opens again; and, for LoRA and full without a quantizer, the file that was
-written makes a fresh denoiser answer as the trained one does. Where a run is refused with a message, the message is the
-table's. Anything else is a failure, and the exit status is 1.
+``--write`` keeps what was found in tests/combinations.json, family by family, and makes docs/combinations.md of it;
+without ``--families`` it tries all that train on pictures.
+
+A combination works where three steps train; a run that was stopped after two and resumed writes the same checkpoint
+and the same files, byte for byte; the saved run opens again; and, for LoRA and full without a quantizer, the file
+that was written makes a fresh denoiser answer as the trained one does. Where a run is refused with a message, the
+message is the table's. Anything else is a failure, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -16,22 +19,23 @@ import io
 import json
 import sys
 import tempfile
-import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from combinations_axes import Axes, Cell, Verdict
+from combinations_page import PAGE, keep, kept, page
 
 from st.errors import StError
 from st.plugins.catalogue import Catalogue
+from st.plugins.loading import load
 from st.report.log.events import read_events
-from st.settings.reference import describe
+from st.testing.media import tone, write_sound
 from st.testing.runs import call_cli, write_photos
 
-ROWS = Path(__file__).with_suffix(".toml")
-FAMILIES = ("pocket", "flux", "sdxl", "wan")
-AXES = ("adapter", "technique", "quantizer")
 BUILT_IN = {"lora", "full"}
 TOLERANCE = 1e-4
 """Of the largest answer: PiSSA and OLoRA give up a part of the base and take it back, in float32."""
@@ -44,7 +48,7 @@ batch = 2
 precision = "fp32"
 device = "cpu"
 [model]
-checkpoint = "{checkpoint}"
+{model}
 [optimizer]
 lr = 1e-2
 [report]
@@ -55,103 +59,28 @@ keep = "anonymous"
 url = "{cache}"
 [[dataset]]
 name = "photos"
-url = "{photos}"
-resolution = 64
-align = 16
+url = "{media}"
+{size}
 {dataset}
 {text}
 """
 
 
-@dataclass(frozen=True)
-class Row:
-    """One choice on one axis. kind: the strategy that it stands for, '' for a technique."""
-
-    name: str
-    kind: str = ""
-    plugins: tuple[str, ...] = ()
-    text: str = ""
-    dataset: str = ""
+@cache
+def subject(name: str, folder: Path) -> Any:
+    """The family of this name on a tiny checkpoint in a folder, written where it is not there yet."""
+    loaded: Any = load(Catalogue.scan().find(name, "models"))
+    return loaded.tiny(folder / name)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One combination. A row that is None is left out of the run."""
-
-    family: str
-    adapter: Row
-    technique: Row | None = None
-    quantizer: Row | None = None
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return tuple(row for row in (self.adapter, self.technique, self.quantizer) if row is not None)
-
-    @property
-    def name(self) -> str:
-        return " + ".join((self.family, *(row.name for row in self.rows)))
+def families() -> list[str]:
+    """Every installed family."""
+    return Catalogue.scan().names("models")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How a combination fared, and why, in one line."""
-
-    status: Literal["works", "refused", "fails"]
-    reason: str = ""
-
-
-@dataclass
-class Axes:
-    """Every row that can be tried here: those of the file whose plugins are installed, and what plugins bring besides.
-
-    absent: plugins that cannot be loaded, and why.
-    """
-
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {axis: [] for axis in AXES})
-    absent: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def discover(cls) -> Axes:
-        catalogue, axes = Catalogue.scan(), cls()
-        installed = catalogue.names("hooks")
-        brought = list(_brought(installed, catalogue, axes.absent))
-        listed = tomllib.loads(ROWS.read_text(encoding="utf-8"))
-        for axis in AXES:
-            rows = [Row(**{**row, "plugins": tuple(row.get("plugins", ()))}) for row in listed.get(axis, ())]
-            usable = {*installed} - axes.absent.keys()
-            axes.rows[axis] = [row for row in rows if usable.issuperset(row.plugins)]
-            shown = {row.kind for row in rows}
-            for kind, name, plugin in brought:
-                if kind == axis and name not in shown:
-                    # Layers of tiny checkpoints are smaller than any that is worth quantizing.
-                    more = "\nsmallest = 64" if axis == "quantizer" else ""
-                    axes.rows[axis].append(Row(name, name, (plugin,), f'[{axis}]\nkind = "{name}"{more}'))
-        return axes
-
-    def cells(self, families: Iterable[str]) -> Iterator[Cell]:
-        """Every adapter alone; techniques and quantizers with LoRA and full, quantizers with LoftQ; pairs with LoRA."""
-        adapters, techniques, quantizers = (self.rows[axis] for axis in AXES)
-        plain = [row for row in adapters if row.name in ("LoRA", "full")]
-        made_for = [row for row in adapters if row.name == "LoRA, LoftQ"]
-        for family in families:
-            yield from (Cell(family, adapter) for adapter in adapters)
-            yield from (Cell(family, adapter, technique=row) for adapter in plain for row in techniques)
-            yield from (Cell(family, adapter, quantizer=row) for adapter in (*plain, *made_for) for row in quantizers)
-            yield from (Cell(family, plain[0], one, other) for one in techniques for other in quantizers)
-
-
-def _brought(names: Iterable[str], catalogue: Catalogue, absent: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(kind, name, plugin) of the adapters and quantizers that hooks register."""
-    for name in names:
-        try:
-            described = describe([name], catalogue)
-        except StError as error:
-            absent[name] = error.what
-            continue
-        owner = described.plugins[0][0].label
-        for strategy in described.registrar.strategies():
-            if strategy.owner == owner and strategy.kind in AXES:
-                yield strategy.kind, strategy.name, name
+def hears(family: Any) -> bool:
+    """Whether a family trains on sounds; the others train on pictures, or on clips of one frame."""
+    return "audio" in family.codec().reads
 
 
 @dataclass
@@ -185,30 +114,44 @@ class Bench:
         return Verdict("works")
 
     def _train(self, cell: Cell, output: Path, steps: int, *, resume: bool = False) -> Any:
-        photos = write_photos(self.folder / "photos")
+        media, size = self._media(cell.family)
         plugins = dict.fromkeys([cell.family, *(name for row in cell.rows for name in row.plugins)])
         file = output.with_suffix(".toml")
         text = RUN_FILE.format(
             plugins=json.dumps(list(plugins)),
             output=output,
             steps=steps,
-            checkpoint=self._checkpoint(cell.family),
+            model=self._model(cell.family),
             cache=self.folder / "cache" / cell.family,
-            photos=photos,
+            media=media,
+            size=size,
             dataset="\n".join(row.dataset for row in cell.rows),
-            text="\n".join(row.text.replace("{photos}", str(photos)) for row in cell.rows).replace(
+            text="\n".join(row.text.replace("{photos}", str(media)) for row in cell.rows).replace(
                 "{dino}", str(self._vision_encoder())
             ),
         )
         file.write_text(text, encoding="utf-8")
         return call_cli("train", file, *(["--resume"] if resume else []))
 
-    def _checkpoint(self, family: str) -> Path:
-        folder = self.folder / family
+    def _media(self, family: str) -> tuple[Path, str]:
+        """What it trains on, and the lines that make that small."""
+        one = subject(family, self.folder)
+        if not hears(one):
+            return write_photos(self.folder / "photos"), "resolution = 64\nalign = 16"
+        folder: Path = self.folder / f"sounds-{family}"
         if not folder.exists():
-            written = call_cli("tiny", family, folder)
-            assert written.code == 0, written.err
-        return folder
+            codec = one.codec()
+            folder.mkdir()
+            for number, seconds in enumerate((1.3, 2.2, 1.4, 2.1)):
+                sound = tone(seconds, codec.sample_rate, 200.0 + 90 * number, codec.channels)
+                write_sound(folder / f"{number}.wav", sound, codec.sample_rate)
+                (folder / f"{number}.txt").write_text(f"sound number {number}", encoding="utf-8")
+        return folder, 'media = "audio"\nduration_interval = 1.0'
+
+    def _model(self, family: str) -> str:
+        """What a run file says of the tiny checkpoint."""
+        options = subject(family, self.folder).options.model_dump(mode="json", exclude_defaults=True)
+        return "\n".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
 
     def _vision_encoder(self) -> Path:
         """A DINOv2 of random weights."""
@@ -243,7 +186,7 @@ class Bench:
         if cell.quantizer is not None or cell.adapter.kind not in ("", *BUILT_IN):
             return 0.0
         family: Any = run.family
-        batch = example_batch(family, Geometry(64, 64))
+        batch = example_batch(family, Geometry(frames=0, seconds=1.0) if hears(family) else Geometry(64, 64))
         noised = example_noised(family, batch)
         fresh = _reloaded(family, output)
         with torch.no_grad():
@@ -290,71 +233,27 @@ def _sentence(error: str) -> str:
     return text.replace(tempfile.gettempdir(), "")[:240]
 
 
-def page(verdicts: dict[Cell, Verdict], absent: dict[str, str]) -> str:
-    """The tables in Markdown, with the reasons as numbered notes."""
-    notes: dict[str, int] = {}
-
-    def mark(verdict: Verdict | None) -> str:
-        if verdict is None:
-            return ""
-        if verdict.status == "works":
-            return "works"
-        number = notes.setdefault(verdict.reason, len(notes) + 1)
-        return f"{'refused' if verdict.status == 'refused' else '**fails**'} [{number}]"
-
-    families = list(dict.fromkeys(cell.family for cell in verdicts))
-    tables = []
-    for title, axes in _TABLES.items():
-        rows: dict[str, dict[str, str]] = {}
-        for cell, verdict in verdicts.items():
-            if tuple(axis for axis in AXES[1:] if getattr(cell, axis) is not None) == axes:
-                name = " + ".join(row.name for row in (cell.rows[1:] if axes else cell.rows))
-                name += f" ({cell.adapter.name})" if axes else ""
-                rows.setdefault(name, {})[cell.family] = mark(verdict)
-        if rows:
-            head = [f"## {title}", "", f"| | {' | '.join(families)} |", "|---" * (len(families) + 1) + "|"]
-            body = [
-                f"| {name} | {' | '.join(found.get(one, '') for one in families)} |" for name, found in rows.items()
-            ]
-            tables += [*head, *body, ""]
-    reasons = [f"{number}. {reason}" for reason, number in notes.items()]
-    reasons += [f"- not tried: `{name}` cannot be loaded where this was written: {why}" for name, why in absent.items()]
-    return "\n".join([_HEAD, *tables, *(["## Why", ""] if reasons else []), *reasons]).rstrip() + "\n"
-
-
-_TABLES: dict[str, tuple[str, ...]] = {
-    "Adapters": (),
-    "Techniques": ("technique",),
-    "Quantizers": ("quantizer",),
-    "Techniques and quantizers": ("technique", "quantizer"),
-}
-_HEAD = """# What combines with what
-
-`python tests/combinations.py --write docs/combinations.md` writes this page. Each combination trains three steps of a
-tiny checkpoint. It *works* where a run that was stopped and resumed ends with the same files, byte for byte, and the
-saved run opens again. With LoRA and full on weights that are not quantized, the written file also makes a fresh model
-answer as the trained one does. *Refused* is a message before the first step.
-"""
-
-
 def main(arguments: Sequence[str]) -> int:
     """0 where no combination failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="combinations whose name holds all of these words")
     parser.add_argument("--alone", action="store_true", help="adapters by themselves, nothing else")
-    parser.add_argument("--write", type=Path, help="the page to write")
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES))
+    parser.add_argument(
+        "--write", action="store_true", help="keep what is found, and write the page of all that is kept"
+    )
+    parser.add_argument("--families", nargs="+", help="these only")
     given = parser.parse_args(arguments)
     axes = Axes.discover()
     verdicts: dict[Cell, Verdict] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        for cell in axes.cells(given.families):
+        for cell in axes.cells(given.families or families()):
             if all(word in cell.name for word in given.only) and not (given.alone and len(cell.rows) > 1):
                 verdicts[cell] = bench.verdict(cell)
                 print(f"{cell.name}: {verdicts[cell].status} {verdicts[cell].reason}".rstrip(), flush=True)
     if given.write:
-        given.write.write_text(page(verdicts, axes.absent), encoding="utf-8")
+        keep(verdicts)
+        PAGE.write_text(page(kept(axes), axes.absent), encoding="utf-8")
     failed = sum(verdict.status == "fails" for verdict in verdicts.values())
     print(f"{len(verdicts)} combinations, {failed} failed")
     return 1 if failed else 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import combinations
+import families
 import pytest
-from combinations import Axes, Bench, Cell, Row, Verdict, page
+from combinations import Bench
+from combinations_axes import Axes, Cell, Row, Verdict
+from combinations_page import PAGE, kept, page
 
 from st.testing.runs import call_cli, write_photos
 
@@ -99,3 +102,18 @@ def test_plugins_may_be_named_on_the_command_line_alone(tmp_path: Path) -> None:
 
     assert done.code == 0, done.err
     assert "of the tokens skip blocks" in done.out + done.err
+
+
+def test_every_family_was_tried_and_the_page_says_what_was_found(axes: Axes) -> None:
+    verdicts = kept(axes)
+
+    assert {cell.family for cell in verdicts} == set(combinations.families())
+    assert [cell.name for cell in axes.cells(combinations.families()) if cell not in verdicts] == []
+    assert [cell.name for cell, verdict in verdicts.items() if verdict.status == "fails"] == []
+    assert PAGE.read_text(encoding="utf-8") == page(verdicts, axes.absent), "run: python tests/combinations.py --write"
+
+
+def test_the_table_of_families_is_current(bench: Bench) -> None:
+    text = families.PAGE.read_text(encoding="utf-8")
+
+    assert text == families.page(text, bench.folder), "run: python tests/families.py"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
+    from st.testing.family.run_files import RunFileTests as RunFileTests
+    from st.testing.family.upstream import PipelineFamilyTests as PipelineFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.hooks import ValidatorTests as ValidatorTests
     from st.testing.middleware import BlockMiddlewareTests as BlockMiddlewareTests
@@ -42,8 +44,10 @@ _HOME = {
     "Judge": "st.testing.subjects.judge",
     "ModelFamilyTests": "st.testing.family",
     "OptimizerTests": "st.testing.updates",
+    "PipelineFamilyTests": "st.testing.family.upstream",
     "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
+    "RunFileTests": "st.testing.family.run_files",
     "ScheduleTests": "st.testing.updates",
     "TinyDuo": "st.testing.subjects.duo",
     "TinyEdit": "st.testing.subjects.edit",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
 import torch
 
 from st.data.shape.buckets import BatchShape
@@ -24,6 +22,7 @@ from st.train.history import history
 from st.train.preflight import check_files, check_shapes
 from st.train.ranks.ranks import choose_device, engine_name
 from st.train.saving.output import OutputFolder
+from st.train.start import seed_generators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +44,7 @@ if TYPE_CHECKING:
 def start_ranks(config: RunConfig, plugins: Plugins) -> Ranks:
     """The engine of this process, with every source of random numbers seeded."""
     quiet_libraries()
-    random.seed(config.seed)
-    numpy.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     device = choose_device(config.device)
     if config.precision == "fp16" and device.type == "cpu":
         raise StError("precision = 'fp16': a CPU does not train in fp16", fix="set precision to 'bf16' or 'fp32'")

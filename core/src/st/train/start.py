@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 
 from st.data.sets.words import Words
@@ -45,6 +47,8 @@ def load_model(
     """The run, with its denoiser loaded, quantized and frozen; the adapter is not attached yet."""
     from st.model.inside.blocks import find_blocks
 
+    # Encoders that ran, or did not because the cache knew their answers, leave no trace in weights that are made up.
+    seed_generators(config.seed)
     family = plugins.family
     objective = build_objective(config, family, config.batch * config.accumulate * ranks.data)
     adapter = config.adapter.build(config.adapter.options)
@@ -127,6 +131,13 @@ def _draws(seed: int, device: torch.device) -> Callable[[Batch], Draws]:
         return Draws(seed, batch.indices, device)
 
     return draws
+
+
+def seed_generators(seed: int) -> None:
+    """Seed every generator that libraries ask when they are told nothing: Python's, numpy's and torch's."""
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _seed(seed: int, device: torch.device) -> None:

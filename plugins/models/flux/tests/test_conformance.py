@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from torch import Tensor
 
-from st.testing import ModelFamilyTests
+from st.model.pipelines.packing import unpack
+from st.testing import PipelineFamilyTests
 from st_flux import Flux
 
 # diffusers warns where a tokenizer or the image encoder is left out, as it is here.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
 
 
-class TestFlux(ModelFamilyTests):
+class TestFlux(PipelineFamilyTests):
+    # A distilled model is told a strength: test_parity.py.
+    strengths = (1.0,)
+
     @pytest.fixture
     def family(self, tmp_path: Path) -> Flux:
         return Flux.tiny(tmp_path / "tiny")
 
-    @pytest.fixture
-    def reference(self, make_upstream: Callable[..., Any]) -> Any:
-        return lambda denoiser, batch, noise: make_upstream(denoiser=denoiser).latents(batch.conditions, noise)
+    def ours(self, latents: Tensor) -> Tensor:
+        return unpack(latents, self.size.height // 8, self.size.width // 8)
