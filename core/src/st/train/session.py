@@ -257,7 +257,7 @@ class Session:
                 plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         if (directory / "steered.json").exists():
             steered, schedules = read_state(directory, "steered"), self.schedules()
-            for name in schedules.keys() & steered.keys():
+            for name in sorted(schedules.keys() & steered.keys()):
                 schedules[name].factor = float(steered[name])
                 run.report.note(f"{name} is {schedules[name].factor:g} times its own, as was asked before")
         self.saved_at = run.progress.step
