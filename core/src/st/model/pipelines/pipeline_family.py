@@ -20,6 +20,7 @@ from st.model.collate import pad_alike
 from st.model.family import ModelFamily
 from st.model.pipelines.pipeline_codec import PipelineCodec
 from st.options import Options
+from st.spelling import listed
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ class PipelineFamily(ModelFamily[P]):
         """Raises StError where the checkpoint or the denoiser is on this machine and cannot be this family's."""
         components = self.folder.components() if self.folder.is_here() else None
         if components is not None and self.denoiser not in components:
-            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}, but {', '.join(sorted(components))}")
+            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}; it names {listed(sorted(components))}")
         weights = self._weights()
         if weights is not None and weights.is_here() and not weights.is_file:
             found = read_json(weights.folder() / "config.json").get("_class_name")
@@ -137,11 +138,12 @@ class PipelineFamily(ModelFamily[P]):
         self.check()
         weights = self._weights()
         if weights is None:
-            denoiser = self._from_folder("checkpoint", self.folder.root([self.denoiser]) / self.denoiser, dtype)
+            folder = self.folder.root([self.denoiser]) / self.denoiser
+            denoiser = self._from_folder("checkpoint", folder, dtype, device)
         elif weights.is_file:
             denoiser = self._from_file(weights.file(), dtype)
         else:
-            denoiser = self._from_folder("denoiser", weights.folder(), dtype)
+            denoiser = self._from_folder("denoiser", weights.folder(), dtype, device)
         return denoiser.to(device).eval()
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
@@ -274,14 +276,14 @@ class PipelineFamily(ModelFamily[P]):
         subfolder = self.denoiser if options.denoiser_subfolder is None else options.denoiser_subfolder
         return Weights(options.denoiser, subfolder, variant=options.variant)
 
-    def _from_folder(self, option: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    def _from_folder(self, option: str, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
         kind = self._denoiser_class()
         found = read_json(folder / "config.json").get("_class_name")
         if found != kind.__name__:
             raise self._foreign(option, f"it is a {found}; {kind.__name__} is needed")
         location = self.options.denoiser if option == "denoiser" else self.folder.location
         what = f"model.{option} = {location!r}: its {self.denoiser!r}"
-        denoiser: nn.Module = load_network(kind, folder, what, dtype=dtype, variant=self.options.variant)
+        denoiser: nn.Module = load_network(kind, folder, what, dtype=dtype, variant=self.options.variant, device=device)
         return denoiser
 
     def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:
@@ -320,9 +322,10 @@ class PipelineFamily(ModelFamily[P]):
         components = self.folder.components()
         found = components.get(self.denoiser)
         if found is None or found not in self._expected():
-            made_for = self.folder.index().get("_class_name", "another pipeline")
+            name = self.folder.index().get("_class_name")
+            made_for = f"a {name}" if name else "a pipeline without a name"
             raise self._foreign(
-                "checkpoint", f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
+                "checkpoint", f"it holds {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
 
     def _expected(self) -> str:
