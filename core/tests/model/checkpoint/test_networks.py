@@ -57,6 +57,18 @@ def test_a_weight_that_is_missing_is_named(pipelines: Any, copy: Path, component
     assert gone.rpartition(".")[0].rpartition(".")[2] in raised.value.why
 
 
+def test_a_weight_that_is_missing_is_named_on_its_way_to_a_device(pipelines: Any, copy: Path) -> None:
+    file = weights_of(copy, "transformer")
+    state = load_file(file)
+    del state["proj_out.weight"]
+    save_file(state, file, {"format": "pt"})
+
+    with pytest.raises(StError, match="its 'transformer' cannot be used") as raised:
+        pipelines.family(copy).load_denoiser(torch.device("meta"), torch.float32)
+
+    assert raised.value.why == "1 of its weights are not there, such as 'proj_out.weight'"
+
+
 @pytest.mark.parametrize("component", LOADERS)
 def test_a_weight_that_is_no_number_is_named(pipelines: Any, copy: Path, component: str) -> None:
     file = weights_of(copy, component)

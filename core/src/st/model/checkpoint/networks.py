@@ -47,7 +47,8 @@ def load_network(
     check_config(folder, what)
     chosen = variant if variant and any(f".{variant}." in path.name for path in folder.glob("*.safetensors")) else None
     given = {**_untrusted(kind), **({} if dtype is None else {"dtype": dtype})}
-    if device is not None:
+    straight = device is not None and device.type != "cpu"
+    if straight:
         given["device_map"] = {"": device}
     # What a foreign configuration makes a constructor raise is anything; a device that is full is no fault of it.
     foreign = (
@@ -68,6 +69,9 @@ def load_network(
     except torch.OutOfMemoryError:
         raise
     except (*foreign, SafetensorError) as error:
+        if straight:
+            # On the way to a device a weight that is missing is an error of its own; on the host it has a name.
+            return load_network(kind, folder, what, dtype=dtype, variant=variant)
         raise _unusable(what, f"{type(error).__name__}: {error}".splitlines()[0]) from error
     if absent := sorted(loading["missing_keys"]):
         # They would be made up of random numbers.
