@@ -1,6 +1,6 @@
 """``st`` in a process that is forked from one in which everything it imports is there already.
 
-What a command does and prints is what it does and prints in a process of its own; only the seconds of imports are saved.
+What a command does and prints is what it does and prints in a process of its own; only imports are saved.
 """
 
 from __future__ import annotations
