@@ -20,15 +20,16 @@ DOTTED = ("diffusion_model.", "model.diffusion_model.")
 """Begins the names of the U-Net's layers in files that ComfyUI saves."""
 
 
-def unet_formats(modules: Callable[[], Iterable[str]], *, kohya_original: bool) -> dict[str, AdapterFormat]:
+def unet_formats(modules: Callable[[], Iterable[str]], *, kohya_original: bool | None) -> dict[str, AdapterFormat]:
     """Every format that adapters of a U-Net are written in.
 
     modules: lists every module path of the U-Net. kohya_original: whether kohya's tools name this model's layers as its
-    original code does; of others they have diffusers' names.
+    original code does; of others they have diffusers' names. None where they do not have the model.
     """
+    kohya = {} if kohya_original is None else {"kohya": UnetLayers(modules, kohya_original, KOHYA)}
     return {
         "diffusers": diffusers_format("unet"),
-        "kohya": UnetLayers(modules, kohya_original, KOHYA),
+        **kohya,
         "comfyui": UnetLayers(modules, original=False, reader=COMFYUI),
     }
 

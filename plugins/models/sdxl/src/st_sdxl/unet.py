@@ -46,8 +46,9 @@ class UnetFamily(PipelineFamily[O]):
     full_precision = ("conv_in", "conv_out", "linear_1", "linear_2")
     first_attends: ClassVar[int] = 1
     """How many latents along each edge are one token of the first blocks that attend."""
-    kohya_original: ClassVar[bool] = False
-    """Whether kohya's tools name the U-Net's layers as the model's original code does."""
+    kohya_original: ClassVar[bool | None] = False
+    """Whether kohya's tools name the U-Net's layers as the model's original code does; None where they have no such
+    model."""
 
     def __init__(self, options: O) -> None:
         super().__init__(options)
