@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from diffusers import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, Shot, StError
+from st import Batch, Geometry, Noised, Shot
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
 from st.model.adapters.assistant import add_assistant, without_assistant
 from st.model.adapters.lora import LoraAdapter, LoraOptions
-from st.model.files.adapter_file import write_adapter_file
 from st.model.inside.blocks import BlockStack
 from st.model.pipelines.packing import pack, unpack
 from st.testing.subjects.routes import KeepTokens

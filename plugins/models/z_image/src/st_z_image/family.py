@@ -68,9 +68,7 @@ class ZImage(PipelineFamily[ZImageOptions]):
     def st_denoiser_loaded(self, run: Run) -> None:
         """Add the assistant, once weights are quantized and before anything learns."""
         options = self.options
-        bring_assistant(
-            run.denoiser, options.helper, options.assistant_strength, self.adapter_formats(), run.report
-        )
+        bring_assistant(run.denoiser, options.helper, options.assistant_strength, self.adapter_formats(), run.report)
 
     def tokens(self, latents: Tensor) -> int:
         return token_count(latents)

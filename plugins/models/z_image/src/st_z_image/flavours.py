@@ -79,6 +79,10 @@ class ZImageOptions(PipelineOptions):
             raise ValueError(
                 "checkpoint is a whole model; name a single file of weights in denoiser, and the flavour that it is of"
             )
+        if "assistant_strength" in self.model_fields_set and not (self.assistant or self.published.assistant):
+            raise ValueError(
+                f"assistant_strength has no effect: {self.flavour} has no assistant; name one, or delete it"
+            )
         return self
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from st import FusedLayer, LayerTable, comfyui_format, fused_format, kohya_format, reading_also
+from st import FusedLayer, LayerTable, StError, comfyui_format, fused_format, kohya_format, reading_also, renamed_format
 
 if TYPE_CHECKING:
     from st import AdapterFormat
@@ -36,7 +36,15 @@ def comfyui() -> AdapterFormat:
 
     Files that name the single file's own layers, ``diffusion_model.layers.0.attention.qkv``, are read too.
     """
-    return reading_also(comfyui_format(), fused_format(lambda paths: comfyui_format(), MAKERS))
+    ours = renamed_format(comfyui_format(), str, _not_of_the_makers)
+    return reading_also(ours, fused_format(lambda paths: comfyui_format(), MAKERS))
+
+
+def _not_of_the_makers(path: str) -> str:
+    """The path itself. Raises StError for one that only the single file has."""
+    if path.endswith((".attention.qkv", ".attention.out")) or path.partition(".")[0] in ("x_embedder", "final_layer"):
+        raise StError(f"{path!r} is a layer of the single file")
+    return path
 
 
 def kohya(modules: Callable[[], Iterable[str]]) -> AdapterFormat:
