@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from st.testing.runs import TINY, TinyRun, TinyRunner, call_cli
+from st.train.ranks.launch import GRACE_SECONDS
 from st.train.ranks.whereabouts import Place, missing
 
 TOLERANCE = 1e-6
@@ -175,6 +176,22 @@ def test_a_rank_that_hangs_and_then_dies_is_named_each_time_with_its_stage(runne
     assert said[-1].rstrip().endswith("it is in 'training'; its process is stopped")
     assert "Error: rank 1 died in 'training': it was killed by SIGKILL" in rest
     assert "Traceback" not in rest
+
+
+def test_a_rank_that_dies_before_all_have_met_keeps_none_waiting(runner, alone):
+    plugin = runner.root / "never.py"
+    plugin.write_text(
+        'import os, signal\nif os.environ.get("RANK") == "1":\n    os.kill(os.getpid(), signal.SIGKILL)\n' + GONE,
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "st.cli", "train", str(runner.root / "run-1.toml"), f"--plugins={plugin}:Gone"]
+    command += [f"--output={runner.root / 'never'}", "--set=batch=1", "--set=ranks.processes=2"]
+
+    # Sooner than a rank may take that has something to save.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GRACE_SECONDS - 2)
+
+    assert done.returncode == 1
+    assert "Error: rank 1 died in 'starting': it was killed by SIGKILL" in done.stderr
 
 
 def test_ranks_are_missing_only_where_others_wait_long_enough_for_them():

@@ -48,6 +48,7 @@ class Group(Ranks):
         self._whereabouts = Whereabouts.of_this_process()
         with self._waiting("the meeting of all ranks"):
             _join(backend, timedelta(minutes=options.timeout_minutes))
+        self._whereabouts.settle("preparing")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def doing(self, stage: str) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ from st.errors import RankLost
 from st.train.beside.headway import mebibytes_moved
 from st.train.beside.listening import SAVED, SAVING, STOPPING
 from st.train.ranks.ranks import processes_wanted
-from st.train.ranks.whereabouts import LAUNCHED, Watch, missing
+from st.train.ranks.whereabouts import LAUNCHED, STARTING, Watch, missing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,8 @@ LOST = RankLost.exit_code
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 30.0
 """How long ranks may get nowhere when one of them has failed: rank 0 finishes its report, and what it is writing."""
+MEETING_SECONDS = 5.0
+"""How long ranks that have not met may take when one of them has failed: mostly all fail of the same, and say so."""
 TAIL_LINES = 40
 
 LAUNCHER = "ST_LAUNCHER"
@@ -75,13 +77,15 @@ class _Launch:
                 time.sleep(POLL_SECONDS)
                 self._name_missing()
             self._let_end()
+            # Before those that go on are killed here.
+            failed = self._failed()
         finally:
             for process in self.processes:
                 process.kill()
                 process.wait()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self._conclude()
+        return self._conclude(failed)
 
     def _start(self, rank: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         threads = str(max((os.cpu_count() or 1) // self.count, 1))
@@ -112,12 +116,22 @@ class _Launch:
         return sorted(failed, key=lambda rank: (statuses[rank] or 0) > 0)
 
     def _let_end(self) -> None:
-        moved, deadline = self._moved(), time.monotonic() + GRACE_SECONDS
+        moved, now = self._moved(), time.monotonic()
+        met_by, deadline = now + MEETING_SECONDS, now + GRACE_SECONDS
         while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+            if time.monotonic() >= met_by and self._wait_for_each_other():
+                return
             if time.monotonic() >= deadline:
                 before, moved = moved, self._moved()
                 deadline += GRACE_SECONDS if moved != before else 0.0
+
+    def _wait_for_each_other(self) -> bool:
+        """Whether one failed before all had met: the others have nothing to save, and would wait for it."""
+        places = zip(self.processes, self.watch.places(), strict=True)
+        return bool(self._failed()) and all(
+            place.stage == STARTING for process, place in places if process.poll() is None
+        )
 
     def _moved(self) -> list[int]:
         """Changes while a rank that still runs reads or writes: it may be saving."""
@@ -138,9 +152,9 @@ class _Launch:
             stopped = "; its process is stopped" if _is_stopped(self.processes[rank].pid) else ""
             _say(f"Warning: rank {rank} has not reached {awaited!r} for {seconds:.0f} s: it is in {stage!r}{stopped}")
 
-    def _conclude(self) -> int:
+    def _conclude(self, failed: Sequence[int]) -> int:
         """Say what is not on the screen yet: what rank 0 failed of is, and others mostly fail of the same."""
-        failed, statuses = self._failed(), [process.returncode for process in self.processes]
+        statuses = [process.returncode for process in self.processes]
         if not failed and statuses[0] == SAVED:
             return SAVED
         if not failed:

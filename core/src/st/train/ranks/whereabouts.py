@@ -19,6 +19,9 @@ LAUNCHED = "ST_LAUNCHED"
 
 FILE, STORE = "whereabouts", "store"
 
+STARTING = "starting"
+"""Stage of a rank that has not met the others yet."""
+
 _RECORD = struct.Struct("<d120p120p")
 _BYTES = _RECORD.size
 
@@ -45,7 +48,11 @@ class Whereabouts:
         self._map = None if file is None else _mapped(file)
         self._offset = rank * _BYTES
         self.place = Place("", "", 0.0)
-        self._write(Place("starting", "", 0.0))
+        self._write(Place(STARTING, "", 0.0))
+
+    def settle(self, stage: str) -> None:
+        """From here on this rank is in ``stage`` where it is in no other."""
+        self._write(Place(stage, "", 0.0))
 
     @classmethod
     def of_this_process(cls) -> Whereabouts:
@@ -90,7 +97,7 @@ class Watch:
 
     def _place(self, rank: int) -> Place:
         since, stage, awaited = _RECORD.unpack_from(self._map, rank * _BYTES)
-        return Place(stage.decode(errors="replace") or "starting", awaited.decode(errors="replace"), since)
+        return Place(stage.decode(errors="replace") or STARTING, awaited.decode(errors="replace"), since)
 
 
 def missing(places: list[Place], now: float, patience: float) -> tuple[list[int], str, float] | None:
