@@ -56,10 +56,11 @@ class ZImage(PipelineFamily[ZImageOptions]):
         if not steps:
             return ()
         if self.options.helper:
-            kept = "an assistant keeps training from undoing that for some thousand steps; longer runs take base"
+            kept = "an assistant keeps training from undoing that for some thousand steps; base has no such limit"
         else:
             kept = "without an assistant training undoes that; set model.assistant_strength to 1, or take base"
-        return (f"{self.options.flavour} is distilled to {steps} steps without guidance: {kept}.",)
+        shown = f"in previews validation.steps = {steps} and guidance = 1 are what it is made for"
+        return (f"{self.options.flavour} is distilled to {steps} steps without guidance: {kept}; {shown}.",)
 
     def prompt_arguments(self) -> Mapping[str, Any]:
         return {"max_sequence_length": self.options.max_tokens}
