@@ -55,5 +55,5 @@ def quartiles(values: list[float]) -> tuple[float, float]:
 
 def shown(value: float, unit: str) -> str:
     """A number as the table has it."""
-    digits = {"x": 3, "s": 2, "%": 1}.get(unit, 0)
+    digits = {"x": 3, "s": 2, "%": 1}.get(unit, 0 if value >= 10 else 1)
     return f"{value:,.{digits}f}{'' if unit in ('x', '%') else ' '}{unit}"

@@ -9,8 +9,7 @@ from time import process_time
 from typing import TYPE_CHECKING, Any
 
 from figure import Figure, median
-from prepared import Prepared
-from processes import once
+from processes import STEADY, running
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,24 +17,31 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 GROUP = "restoring"
 ROWS, COLUMNS = 1536, 3072
+KINDS = {"int8": "bytes", "float8_e4m3fn": "8-bit floats"}
 
 
-def measure(scratch: Path, quick: bool, made: Prepared) -> list[Figure]:
-    answer = once((GROUP, "both", [2 if quick else 30]), scratch / "log.txt")
-    floor, ours = (1e3 * median(answer[name]["seconds"]) for name in ("whole", "pieces"))
-    held = [f"{answer[name]['bytes']:.1f}" for name in ("pieces", "whole")]
-    what = f"a weight of {ROWS} x {COLUMNS} bytes restored in bf16"
-    detail = f"over the product of whole tensors in fp32; at most {held[0]} bytes a weight are held, {held[1]} there"
-    return [Figure(GROUP, what, ours / floor, "x", None, f"{floor:.1f} ms", f"{ours:.1f} ms", detail)]
+def measure(scratch: Path, quick: bool) -> list[Figure]:
+    figures = []
+    for kind, said in KINDS.items():
+        with running((GROUP, "both", [kind, 2 if quick else 30]), scratch / "log.txt", STEADY) as child:
+            answer = child.answer()
+        floor, ours = (1e3 * median(answer[name]["seconds"]) for name in ("whole", "pieces"))
+        held = [f"{answer[name]['bytes']:.1f}" for name in ("pieces", "whole")]
+        what = f"a weight of {ROWS} x {COLUMNS} {said} restored in bf16"
+        detail = (
+            f"over the product of whole tensors in fp32; at most {held[0]} bytes a weight are held, {held[1]} there"
+        )
+        figures.append(Figure(GROUP, what, ours / floor, "x", None, f"{floor:.1f} ms", f"{ours:.1f} ms", detail))
+    return figures
 
 
-def both(times: int) -> Answer:
-    """CPU seconds of each, in turn, and the most bytes a weight that it holds at once."""
+def both(kind: str, times: int) -> Answer:
+    """CPU seconds of each, in turn, and the most bytes a weight that it holds at once. kind: of the packed numbers."""
     import torch
 
     from st.model.quantize.restoring import scaled
 
-    numbers = torch.randint(-127, 128, (ROWS, COLUMNS), dtype=torch.int8)
+    numbers = torch.randint(-127, 128, (ROWS, COLUMNS)).to(getattr(torch, kind))
     scale = torch.rand(ROWS, 1)
     ways: dict[str, Callable[[], Tensor]] = {
         "whole": lambda: (scale * numbers.float()).to(torch.bfloat16),

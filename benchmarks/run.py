@@ -27,10 +27,12 @@ import feeding
 import launch
 import loop
 import media
+import middleware
 import restoring
 import rows
 import saving
 import scan
+import telling
 from figure import Figure
 from machine import describe
 from prepared import Prepared, prepare
@@ -39,18 +41,26 @@ from table import markdown, rows_of
 
 ROOT = Path(__file__).parents[1]
 COMMAND = "nox -s bench"
-ON_DATA = {"scan": scan.measure, "rows": rows.measure, "encoding": encoding.measure, "media": media.measure}
+ALONE = {
+    "scan": scan.measure,
+    "rows": rows.measure,
+    "encoding": encoding.measure,
+    "media": media.measure,
+    "middleware": middleware.measure,
+    "restoring": restoring.measure,
+    "telling": telling.measure,
+}
+"""Benchmarks that make what they need."""
 ON_TRAINING = {
     "loop": loop.measure,
     "launch": launch.measure,
     "feeding": feeding.measure,
     "saving": saving.measure,
     "draws": draws.measure,
-    "restoring": restoring.measure,
 }
 """Benchmarks that start from pictures, a denoiser and warm caches."""
 FAMILIES = "families"
-EVERY = (*ON_TRAINING, *ON_DATA, FAMILIES)
+EVERY = (*ON_TRAINING, *ALONE, FAMILIES)
 
 
 def main(arguments: list[str]) -> int:
@@ -80,8 +90,8 @@ def measured(scratch: Path, asked: argparse.Namespace) -> Iterator[Figure]:
         folder = scratch / name
         folder.mkdir()
         print(f"{name} ...", file=sys.stderr, flush=True)
-        if name in ON_DATA:
-            yield from ON_DATA[name](folder, quick)
+        if name in ALONE:
+            yield from ALONE[name](folder, quick)
         elif name == FAMILIES:
             yield from families.measure(folder, quick, asked.diffusers)
         else:

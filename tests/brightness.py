@@ -35,6 +35,15 @@ class Seen(st.Validator):
         return st.ValidationReport({"mean": sum(values) / len(values), "pictures": len(values)})
 
 
+class Failing(st.Validator):
+    """Measures the number of the step from the third on, and fails before."""
+
+    def validate(self, run: st.Run, rendered: Sequence[st.Rendered]) -> st.ValidationReport:
+        if run.progress.step < 3:
+            raise ValueError("too early to say")
+        return st.ValidationReport({"step": run.progress.step})
+
+
 class Restless(st.Validator):
     """Draws random numbers, and leaves modules as it likes."""
 
@@ -59,5 +68,6 @@ class Brightness:
     @st.hookimpl
     def st_register(self, register: st.Registrar) -> None:
         register.add(st.VALIDATOR, "brightness", Measure, Measure.Options)
+        register.add(st.VALIDATOR, "failing", Failing, Failing.Options)
         register.add(st.VALIDATOR, "restless", Restless, Restless.Options)
         register.add(st.VALIDATOR, "seen", Seen, Seen.Options)

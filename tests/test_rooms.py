@@ -38,10 +38,10 @@ def test_a_circle_of_rooms_is_found() -> None:
 
 def test_imports_in_functions_and_for_types_count() -> None:
     known = modules()
-    # The report writes its page inside a function, and names its thumbnails for types only.
+    # The report writes its page inside a function, and names its console for types only.
     found = set(imports("st.report.pages", known["st.report.pages"], known))
 
-    assert {"st.report.page.page", "st.report.page.page_samples"} <= found
+    assert {"st.report.page.page", "st.report.console"} <= found
 
 
 def test_the_ground_floor_imports_nothing_of_ours() -> None:

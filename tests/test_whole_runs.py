@@ -125,6 +125,24 @@ def test_a_metric_that_nobody_measures_stops_the_run_by_name(tiny_run):
         tiny_run(plugins=[BRIGHTNESS], text=text)
 
 
+def test_a_validator_that_fails_leaves_the_best_checkpoint_open(tiny_run):
+    text = '[[validator]]\nkind = "failing"\nevery = 1\n[checkpoint]\nevery = 1\nbest = "failing/step"'
+
+    run = tiny_run(plugins=[BRIGHTNESS], text=text, steps=4)
+
+    told = [event["text"] for event in run.events() if event.get("kind") == "warning"]
+    unmeasured = [text.partition(":")[0] for text in told if "checkpoint.best" in text]
+    assert unmeasured == [f"checkpoint.best = 'failing/step' could not be measured at step {step}" for step in (1, 2)]
+    assert json.loads((run.directory / "checkpoints" / "best.json").read_text())["step"] == 3
+
+
+def test_a_metric_that_nobody_measures_is_refused_once_what_failed_has_given_others(tiny_run):
+    text = '[[validator]]\nkind = "failing"\nevery = 1\n[checkpoint]\nbest = "failing/sharpness"'
+
+    with pytest.raises(AssertionError, match=r"'failing/sharpness' is not measured\n\s+measured: failing/step"):
+        tiny_run(plugins=[BRIGHTNESS], text=text, steps=4)
+
+
 def test_a_run_leaves_what_made_it(tiny_run):
     run = tiny_run()
 

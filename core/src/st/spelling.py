@@ -38,6 +38,11 @@ def either(words: Iterable[str]) -> str:
     return f"{', '.join(firsts)} or {last}" if firsts else last
 
 
+def listed(words: Iterable[str]) -> str:
+    """``a, b, c``, or ``nothing``."""
+    return ", ".join(words) or "nothing"
+
+
 def counted(number: int, noun: str) -> str:
     """``1 bucket``, ``3 buckets``"""
     return f"{number} {noun}{'' if number == 1 else 's'}"

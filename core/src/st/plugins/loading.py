@@ -67,7 +67,8 @@ def load_local(name: str) -> tuple[Installed, type[Any]]:
     cls = getattr(module, attribute, None)
     if cls is None:
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        fix = " ".join(filter(None, (did_you_mean(attribute, classes), f"Classes: {', '.join(classes)}.")))
+        known = f"Classes: {', '.join(classes)}." if classes else "It defines none."
+        fix = " ".join(filter(None, (did_you_mean(attribute, classes), known)))
         raise PluginError(f"plugin file {text!r} has no class {attribute!r}.", fix=fix)
     found = replace(found, kind=_kind_of(cls))
     return found, check_class(found, cls)
@@ -167,7 +168,7 @@ def _check_hooks(plugin: Installed, cls: type) -> None:
         unknown = [argument for argument in arguments_of(method) if argument not in specs[hook]]
         if unknown:
             what = f"{plugin.label}: hook {hook} has no argument {either(map(repr, unknown))}."
-            raise PluginError(what, fix=f"It has: {', '.join(specs[hook])}.")
+            raise PluginError(what, fix=f"It has: {', '.join(specs[hook])}." if specs[hook] else "It has none.")
 
 
 def hook_arguments() -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from st.report.console import Console
-    from st.report.page.page_samples import Thumbnails
+    from st.report.page.page import RunPage
 
 PAGE_SECONDS, PAGE_SHARE = 20.0, 0.02
 """Seconds between two writings of the page beside a run, and how much of the run's time they may take."""
@@ -50,7 +50,7 @@ class Pages:
     def __init__(self, directory: Path, console: Console) -> None:
         self._directory, self._console = directory, console
         self._lock = threading.Lock()
-        self._thumbnails: Thumbnails | None = None
+        self._page: RunPage | None = None
         self._after = 0.0
         self._due, self._every = monotonic(), PAGE_SECONDS
 
@@ -66,13 +66,12 @@ class Pages:
 
     def write(self) -> Path | None:
         """Write the page from the event log; its path, or None where that failed, which the console says."""
-        from st.report.page.page import write_page
-        from st.report.page.page_samples import Thumbnails
+        from st.report.page.page import RunPage
 
         with self._lock:
-            self._thumbnails = self._thumbnails or Thumbnails()
+            self._page = self._page or RunPage(self._directory)
             started = monotonic()
-            page, error = attempt(partial(write_page, self._directory, self._thumbnails, every=self._every))
+            page, error = attempt(partial(self._page.write, self._every))
             ended = monotonic()
             spare = (ended - started) / PAGE_SHARE
             self._after, self._every = ended + spare, max(PAGE_SECONDS, spare)

@@ -122,8 +122,7 @@ def _of_data(config: RunConfig, sets: Sequence[PreparedSet]) -> Texts:
 
 def _tags(one: PreparedSet) -> dict[str, int]:
     """How often each part of a caption between commas is there, most frequent first."""
-    counts = {tag: count for tag, count in one.index.caption_parts(",").items() if tag}
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:TAGS])
+    return one.index.caption_parts(",", TAGS)
 
 
 def _buckets(sets: Sequence[PreparedSet]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from st.train.validation.validator import Rendered, Validator
 
     Measure = Callable[[], Mapping[str, float]]
+    Attempt = Callable[[], Mapping[str, float] | None]
     Predict = Callable[[Noised, Batch], Tensor]
 
 
@@ -28,14 +29,27 @@ if TYPE_CHECKING:
 class Due:
     """Something that is measured every so many steps. at_start: also before the first one.
 
-    measured_at: the step at which it was asked last. metrics: names of what it gave so far.
+    measure: what it gives, or None where it failed. measured_at: the step at which it was asked last. metrics: names of
+    what it gave so far. failed: whether it failed when it was asked last.
     """
 
     every: int
     at_start: bool
-    measure: Measure
+    measure: Attempt
     measured_at: int | None = None
     metrics: dict[str, None] = field(default_factory=dict)
+    failed: bool = False
+
+    def ask(self, step: int) -> Mapping[str, float]:
+        """What it measures at a step; nothing where it fails."""
+        found = self.measure()
+        self.measured_at, self.failed = step, found is None
+        self.metrics |= dict.fromkeys(found or ())
+        return found or {}
+
+    def may_give(self, metric: str) -> bool:
+        """Whether it gives this metric, as far as can be known of something that was not asked yet, or failed."""
+        return metric in self.metrics or self.measured_at is None or (self.failed and not self.metrics)
 
 
 def measures(session: Session, predict: Predict) -> Iterator[Due]:
@@ -92,17 +106,17 @@ def measures(session: Session, predict: Predict) -> Iterator[Due]:
         yield Due(own.every, validation.at_start or not validator.scores_pictures, measure)
 
 
-def _harmless(run: Run, name: str, measure: Measure) -> Measure:
+def _harmless(run: Run, name: str, measure: Measure) -> Attempt:
     """The same, with nothing measured and an error in the report where it fails: looking at a run must not end it."""
 
-    def guarded() -> Mapping[str, float]:
+    def guarded() -> Mapping[str, float] | None:
         found, error = attempt(measure)
         if isinstance(error, RankLost):
             raise error
         if error is not None:
             text = f"{name} failed at step {run.progress.step}: {type(error).__name__}: {error}"
             run.report.note(text, kind="error")
-        return found or {}
+        return found
 
     return guarded
 
@@ -121,6 +135,6 @@ def _measure_of(session: Session, name: str, validator: Validator) -> Measure:
             found = validator.validate(run, rendered)
         if found.pictures:
             run.report.pictures(run.progress.step, found.pictures)
-        return {f"{name}/{metric}": value for metric, value in found.metrics.items()}
+        return {f"{name}/{metric}": float(value) for metric, value in found.metrics.items()}
 
     return measure

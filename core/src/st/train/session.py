@@ -152,9 +152,7 @@ class Session:
         found: dict[str, float] = {}
         with self.run.report.pause("validation"), self.run.ranks.doing("validating"):
             for one in due:
-                metrics = one.measure()
-                one.measured_at = step
-                one.metrics |= dict.fromkeys(metrics)
+                metrics = one.ask(step)
                 found |= metrics
                 if metrics:
                     self.run.report.metrics(step, metrics)
@@ -163,8 +161,14 @@ class Session:
         best = self.run.config.checkpoint.best
         if due and best and step:
             self._refuse_unmeasured(best)
-            if best in found:
-                self._keep_best(best, found[best])
+            # Rank 0 decides: others are given no pictures, and need not find anything.
+            if self.run.ranks.any(self.run.ranks.main and best in found):
+                self._keep_best(best, found.get(best, math.nan))
+            elif any(one.failed and one.may_give(best) for one in due):
+                self.run.report.warn(
+                    f"checkpoint.best = {best!r} could not be measured at step {step}: what gives it failed, "
+                    "so this step is not marked as the best, whatever it is"
+                )
         if due and self.run.ranks.main:
             self.folder.vault.mark_measured(step)
 
@@ -318,9 +322,10 @@ class Session:
             )
 
     def _refuse_unmeasured(self, metric: str) -> None:
-        """Raises StError for a metric that is not among those of anything that is measured."""
-        known = sorted({name for one in self.measures for name in one.metrics})
-        if metric not in known and all(one.measured_at is not None for one in self.measures):
+        """Raises StError, on every rank, for a metric that nothing that is measured gives, or may give yet."""
+        ranks = self.run.ranks
+        if ranks.any(ranks.main and not any(one.may_give(metric) for one in self.measures)):
+            known = sorted({name for one in self.measures for name in one.metrics})
             listed = ", ".join(known) or "nothing was measured"
             raise StError(f"checkpoint.best = {metric!r} is not measured", why=f"measured: {listed}")
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,52 @@ def test_three_hundred_megapixels_are_refused_in_little_memory() -> None:
         "'bomb.png' cannot be used: 20000x15000 is 300 megapixels; 179 are the limit",
         "True",
     ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the most memory that was held")
+def test_a_transparent_picture_of_sixteen_bits_takes_little_more_than_its_pixels() -> None:
+    script = textwrap.dedent(
+        """
+        import pathlib, re, struct, zlib
+        from PIL import Image
+        from st.data.geometry import Fit, Geometry
+        from st.data.media.picture import decode
+
+        def peak():
+            status = pathlib.Path("/proc/self/status").read_text()
+            return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1024
+
+        def chunk(kind, body):
+            return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+        edge = 3000
+        packer = zlib.compressobj(1)
+        rows = b"".join(packer.compress(bytes(1 + 8 * edge)) for _ in range(edge)) + packer.flush()
+        header = struct.pack(">IIBBBBB", edge, edge, 16, 6, 0, 0, 0)
+        data = b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+        Image.init()
+        before = peak()
+        pixels = decode("deep.png", data, Fit(Geometry(64, 64), (64, 64), (0, 0), 1.0))
+        print(pixels.min(), (peak() - before) / edge**2)
+        """
+    )
+
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    shade, bytes_a_pixel = answer.stdout.split()
+    assert shade == "255" and float(bytes_a_pixel) < 7
+
+
+@pytest.mark.parametrize("size", [(90, 40), (40, 90), (64, 64), (300, 100)])
+def test_a_transparent_picture_is_resized_as_one_on_white_is(size: tuple[int, int]) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (size[1] * 7, size[0] * 7, 4), np.uint8)
+    picture = Image.fromarray(shades)
+    white = Image.new("RGBA", picture.size, "white")
+    expected = Image.alpha_composite(white, picture).convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+    made = decode("t", encoded(picture), Fit(Geometry(size[1], size[0]), (size[1], size[0]), (0, 0), 1.0))
+
+    assert np.array_equal(made, np.asarray(expected))
 
 
 def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:

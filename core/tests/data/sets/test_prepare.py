@@ -312,3 +312,14 @@ def test_data_sets_with_other_options_do_not_share_a_memory(tmp_path: Path) -> N
     }
 
     assert len(names) == 2
+
+
+@pytest.mark.parametrize(("key", "size", "times"), [("dot.png", (8, 8), "64"), ("sliver.png", (4000, 2), "32")])
+def test_a_tiny_picture_and_a_sliver_are_named_with_their_sizes(key: str, size: tuple[int, int], times: str) -> None:
+    report = Noting()
+
+    prepared(Given([sample("good.png"), sample(key, *size)]), report)
+
+    (sentence,) = [note for note in report.notes if "enlarged" in note]
+    assert "1 samples are enlarged to more than 4 times" in sentence
+    assert f"'{key}' of {size[0]}x{size[1]} to {times} times" in sentence

@@ -56,6 +56,17 @@ def _no_denoiser(folder: Path) -> None:
     shutil.rmtree(folder / "transformer")
 
 
+def _no_components(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{}")
+
+
+def test_an_index_without_components_is_refused_before_anything_is_loaded(tmp_path: Path, pipelines: Any) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+
+    with pytest.raises(StError, match="it has no 'transformer'; it names nothing\n"):
+        pipelines.family(tmp_path).check_files()
+
+
 def _pickled(folder: Path) -> None:
     weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
@@ -66,6 +77,7 @@ def _pickled(folder: Path) -> None:
     [
         (_no_index, "is no checkpoint of diffusers\n  there is no 'model_index.json' in it"),
         (_other_family, "is not a model of this family\n  it holds a FluxPipeline with FluxTransformer2DModel"),
+        (_no_components, "it holds a pipeline without a name with no transformer; StableDiffusion3Pipeline is needed"),
         (_no_denoiser, "has no 'transformer'\n"),
         (_pickled, "has no 'transformer' in safetensors"),
     ],

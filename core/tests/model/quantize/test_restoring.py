@@ -11,7 +11,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn, torch.float8_e5m2])
 def test_a_restored_weight_is_its_product_in_fp32_rounded_once(kind, dtype):
     every = torch.arange(256, dtype=torch.uint8).view(kind)
     every = every[every.float().isfinite()]

@@ -1,6 +1,7 @@
 """The page of a run: whole, in one file, and without steps that were taken again."""
 
 import math
+import random
 import re
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -11,10 +12,11 @@ import pytest
 from PIL import Image
 
 from st.report.log.events import EventLog, read_events
+from st.report.page.columns import Columns
 from st.report.page.curves import Series, chart, smooth, thin
-from st.report.page.page import write_page
+from st.report.page.page import RunPage
 from st.report.page.page_samples import Thumbnails
-from st.report.page.story import tell
+from st.report.page.story import Following, tell
 
 VOID = {"meta", "img", "br", "input", "circle", "line", "polyline"}
 
@@ -70,7 +72,7 @@ def a_run(directory: Path) -> None:
 def test_the_page_shows_all_that_it_must(tmp_path: Path) -> None:
     a_run(tmp_path)
 
-    text = write_page(tmp_path).read_text()
+    text = RunPage(tmp_path).write().read_text()
 
     wanted = (
         "my &lt;run&gt;", "failed", "the loss of step 31 is nan", "Learning rate", "Held-out loss", "most noise",
@@ -83,7 +85,7 @@ def test_the_page_shows_all_that_it_must(tmp_path: Path) -> None:
 def test_the_page_is_well_formed_and_needs_no_network(tmp_path: Path) -> None:
     a_run(tmp_path)
 
-    text = write_page(tmp_path).read_text()
+    text = RunPage(tmp_path).write().read_text()
 
     parser = Balanced()
     parser.feed(text)
@@ -97,7 +99,7 @@ def test_the_page_of_a_run_that_has_just_begun_can_be_written(tmp_path: Path) ->
     log.write("open", name="new", directory="", config={}, versions={})
     log.close()
 
-    assert "running" in write_page(tmp_path).read_text()
+    assert "running" in RunPage(tmp_path).write().read_text()
 
 
 def test_steps_that_were_taken_again_count_once(tmp_path: Path) -> None:
@@ -105,8 +107,7 @@ def test_steps_that_were_taken_again_count_once(tmp_path: Path) -> None:
 
     story = tell(read_events(tmp_path / "events.jsonl"))
 
-    assert [step for step, _ in story.losses] == list(range(1, 31))
-    assert story.losses[-1] == (30, 0.25)
+    assert story.losses.curve("loss").tolist() == [[step, 0.5 if step <= 20 else 0.25] for step in range(1, 31)]
     assert story.metrics["eval/held"] == [(20, 0.4)]
     assert story.resumes == [20]
 
@@ -119,8 +120,8 @@ def test_a_resume_that_was_not_logged_is_seen_in_the_steps(tmp_path: Path) -> No
 
     story = tell(read_events(log.path))
 
-    assert [read.step for read in story.reads] == [15]
-    assert [step for step, _ in story.losses] == [*range(1, 6), *range(6, 16)]
+    assert story.reads.curve("loss").tolist() == [[15, 6.0]]
+    assert [step for step, _ in story.losses.curve("loss").tolist()] == [*range(1, 6), *range(6, 16)]
 
 
 def test_time_between_a_stop_and_a_resume_does_not_count(tmp_path: Path) -> None:
@@ -134,6 +135,62 @@ def test_time_between_a_stop_and_a_resume_does_not_count(tmp_path: Path) -> None
     log.close()
 
     assert tell(read_events(log.path)).seconds == 20.0
+
+
+def test_a_page_that_is_written_again_is_the_page_of_the_whole_log(tmp_path: Path) -> None:
+    a_run(tmp_path)
+    log = tmp_path / "events.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"")
+    page = RunPage(tmp_path)
+
+    for line in lines:
+        for part in (line[:9], line[9:]):
+            with log.open("ab") as file:
+                file.write(part)
+            written = page.write().read_text()
+
+    assert written == RunPage(tmp_path).write().read_text()
+
+
+def test_what_was_read_of_a_log_is_not_read_again(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    following = Following(log.path)
+    log_steps(log, 1, 10)
+    assert len(following.so_far().losses) == 10
+    whole = log.path.read_bytes()
+    log.path.write_bytes(b"x" * (len(whole) - 1) + b"\n")
+
+    log_steps(log, 11, 20)
+    log.close()
+
+    assert following.so_far().losses.curve("loss")[:, 0].tolist() == list(range(1, 21))
+
+
+def test_a_log_in_the_place_of_another_is_told_from_its_beginning(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    following = Following(log.path)
+    log_steps(log, 1, 10)
+    following.so_far()
+    other = EventLog(tmp_path / "other.jsonl")
+    log_steps(other, 1, 30)
+
+    log.close()
+    other.close()
+    other.path.replace(log.path)
+
+    assert len(following.so_far().losses) == 30
+
+
+def test_a_metric_that_comes_and_goes_is_drawn_where_it_is_known() -> None:
+    columns = Columns()
+    for step, values in enumerate(({"a": 1.0}, {"b": 2.0}, {"a": None, "b": 3.0}, {"a": 4.0}), start=1):
+        columns.add(step, values)
+
+    assert columns.curve("a").tolist() == [[1, 1.0], [4, 4.0]] and columns.curve("b").tolist() == [[2, 2.0], [3, 3.0]]
+    assert (columns.last("a"), columns.last("b"), columns.last("c")) == (4.0, None, None)
+    columns.cut(1)
+    assert (columns.names(), columns.last_step, columns.last("a")) == (["a"], 1, 1.0)
 
 
 def test_thinning_keeps_the_highest_and_the_lowest_value() -> None:
@@ -151,6 +208,21 @@ def test_smoothing_a_constant_gives_that_constant_from_the_first_step_on() -> No
     smoothed = smooth([(float(x), 3.0) for x in range(50)], 10)
 
     assert [y for _, y in smoothed] == pytest.approx([3.0] * 50)  # sums of powers of a half round
+
+
+def test_smoothing_over_gaps_is_the_plain_recurrence() -> None:
+    draws = random.Random(0)
+    steps = sorted(draws.sample(range(9000), 300))
+    points = [(float(step), draws.random()) for step in steps]
+    weight = total = before = 0.0
+    expected = []
+    for x, y in points:
+        keep = 0.5 ** ((x - before) / 5)
+        weight, total, before = weight * keep + 1, total * keep + y, x
+        expected.append(total / weight)
+
+    # Over 9,000 steps the weights fall by a power of two of 1,800, which no number holds at once.
+    assert smooth(points, 5)[:, 1] == pytest.approx(expected, rel=1e-12)
 
 
 def test_values_that_are_not_finite_are_left_out_of_a_curve() -> None:

@@ -22,7 +22,7 @@ from st.diffusion.sampler import euler
 from st.errors import StError
 from st.report.files.picture_files import save_picture
 from st.report.files.sound_files import waveform
-from st.report.page.page import write_page
+from st.report.page.page import RunPage
 from st.report.rendering.asked import ValidationOptions, prompts_to_encode
 from st.report.rendering.prompts import check_facts
 from st.report.rendering.rendering import encode_texts
@@ -123,13 +123,13 @@ def test_the_page_plays_sounds_and_draws_them(make_run: Callable[[bool], Run]) -
     run = make_run(True)
     files = validate(run)
 
-    page = write_page(run.directory).read_text(encoding="utf-8")
+    page = RunPage(run.directory).write().read_text(encoding="utf-8")
 
     for file in files:
         assert f'<audio controls preload="none" src="samples/step-00000003/{file.name}"></audio>' in page
     assert page.count("data:image/svg+xml;base64,") == 2
     files[0].write_bytes(b"not a sound any more")
-    again = write_page(run.directory).read_text(encoding="utf-8")
+    again = RunPage(run.directory).write().read_text(encoding="utf-8")
     assert again.count("<audio ") == 2
     assert again.count("data:image/svg+xml;base64,") == 1
 

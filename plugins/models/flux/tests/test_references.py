@@ -167,3 +167,29 @@ def test_a_model_that_reads_no_references_refuses_them_before_anything_is_loaded
 
     assert done.result.code != 0
     assert "data set 'wanted' has references, and this model is shown none" in done.result.err
+
+
+def test_references_in_the_cache_are_kept_by_prune_and_explained(
+    train: Callable[..., TinyRun], st_cli: Any, pictures: Path, tmp_path: Path
+) -> None:
+    painted, repainted, file = tmp_path / "painted", tmp_path / "repainted", tmp_path / "run.toml"
+    painted.mkdir()
+    for number, path in enumerate(sorted((pictures / "shown").iterdir())):
+        Image.new("RGB", (32, 32), (number, 0, 255)).save(painted / path.name)
+    run = train("kontext", 1, more=SETS.replace("{folder}/shown", str(painted)))
+    shutil.copytree(painted, repainted)
+    Image.new("RGB", (32, 32), "white").save(repainted / "wanted-0.png")
+    others = ("--set", f"dataset.2.url={repainted}")
+
+    kept = st_cli("cache", "prune", file, "--unused", "--dry-run")
+    without = st_cli("cache", "prune", file, "--unused", "--dry-run", *others)
+    explained = st_cli("cache", "explain", file, "wanted-0.png")
+    changed = st_cli("cache", "explain", file, "wanted-0.png", *others)
+
+    assert run.result.code == 0, run.result.err
+    assert kept.code == 0 and "not used" not in kept.out, kept.err
+    assert "1 not used by this run file" in without.out, without.err
+    rows = [line.split() for line in explained.out.splitlines()]
+    assert explained.code == 0 and "not cached" not in explained.out, explained.err
+    assert [row[-1] for row in rows if "wanted-0.png" in row] == ["cached", "cached"]
+    assert "bytes was " in changed.out and changed.out.count("not cached") == 1, changed.out

@@ -22,7 +22,8 @@ PREFIX_BYTES = 65536
 """How much of a file is read at first. Sizes and orientation are nearly always in there."""
 
 MAX_PIXELS = 178_956_970
-"""Pictures with more pixels are refused (Pillow's limit): decoded, this many take 0.7 GB."""
+"""Pictures with more pixels are refused (Pillow's limit). While they are decoded this many take 1 GB, whatever their
+channels, bits and transparency; as AVIF 2 GB and as WebP 3 GB, whose decoders keep copies of their own."""
 
 FORMATS = (
     *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "PCX", "ICO", "QOI"),

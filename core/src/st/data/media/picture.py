@@ -108,8 +108,7 @@ def resized(key: str, data: bytes, fit: Fit, grey: bool = False) -> Image.Image:
         picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise SampleUnreadable(key, f"it cannot be decoded: {error}") from error
-    plain = _eight_bits(key, picture)
-    plain = plain.convert("L") if grey else plain
+    plain = _eight_bits(key, picture, stored[0], "L" if grey else "RGB")
     if plain.size != stored:
         plain = plain.resize(stored, Image.Resampling.LANCZOS)
     turn = _UPRIGHT.get(header.orientation)
@@ -138,25 +137,35 @@ def _cropped(picture: Image.Image, fit: Fit) -> NDArray[np.uint8]:
     return np.array(picture if picture.size == (width, height) else picture.crop(box), np.uint8)
 
 
-def _eight_bits(key: str, picture: Image.Image) -> Image.Image:
-    """The picture in RGB with eight bits per channel."""
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
+def _eight_bits(key: str, picture: Image.Image, width: int, mode: str) -> Image.Image:
+    """The picture in ``mode`` (RGB or L) with eight bits per channel, at its own size or already at its final width."""
     if picture.mode == "F":
         raise SampleUnreadable(key, "its pixels are floating-point numbers, whose range is not known")
     if picture.mode.startswith("I"):
-        return _banded(picture, lambda band: _from_sixteen(key, band, picture.info.get("transparency")))
+        transparent = picture.info.get("transparency")
+        return _banded(picture, width, lambda band: _from_sixteen(key, band, transparent).convert(mode))
     if picture.has_transparency_data:
-        return _banded(picture, _on_white)
-    return picture.convert("RGB")
+        return _banded(picture, width, lambda band: _on_white(band).convert(mode))
+    plain = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return plain if mode == "RGB" else plain.convert(mode)
 
 
-def _banded(picture: Image.Image, plain: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The picture in RGB, made a band of rows at a time: its intermediate forms would take several times its memory."""
-    made = Image.new("RGB", picture.size)
+def _banded(picture: Image.Image, width: int, plain: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The picture made plain and as wide as ``width``, a band of rows at a time; its height stays.
+
+    Its intermediate forms, and a whole copy of it, would take several times its memory. Pillow resizes rows before
+    columns as well, so that not a pixel differs; where a picture is far taller than wide it does not, and the width
+    stays too.
+    """
+    width = width if picture.height <= 2 * picture.width else picture.width
+    made = None
     for top in range(0, picture.height, _BAND_ROWS):
-        bottom = min(top + _BAND_ROWS, picture.height)
-        made.paste(plain(picture.crop((0, top, picture.width, bottom))), (0, top))
+        band = plain(picture.crop((0, top, picture.width, min(top + _BAND_ROWS, picture.height))))
+        if band.width != width:
+            band = band.resize((width, band.height), Image.Resampling.LANCZOS)
+        made = made or Image.new(band.mode, (width, picture.height))
+        made.paste(band, (0, top))
+    assert made is not None, "pictures without rows are refused with their header"
     return made
 
 

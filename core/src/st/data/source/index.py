@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -14,6 +13,7 @@ from st.data.media.media_reader import WINDOWED
 from st.data.sample import Media, Sample
 from st.data.shape.fitting import Sizes
 from st.data.source.captions import CaptionRecipe
+from st.data.source.tally import most_frequent, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -167,18 +167,21 @@ class Index:
                     seen.add(text)
                     yield text
 
-    def caption_parts(self, separator: str) -> dict[str, int]:
-        """How often each part of the captions that are trained on is there, without spaces around it."""
-        counts: Counter[str] = Counter()
-        if self.recipe.is_plain:
-            texts = pc.list_flatten(self._captions)
-        else:
-            texts = pa.array([text for row in range(len(self)) for text in self.captions(row)], pa.large_string())
-        for start in range(0, len(texts), _CHUNK):
-            parts = pc.list_flatten(pc.split_pattern(texts[start : start + _CHUNK], separator))
-            for one in pc.value_counts(pc.utf8_trim_whitespace(parts)):
-                counts[one["values"].as_py()] += one["counts"].as_py()
-        return counts
+    def caption_parts(self, separator: str, most: int) -> dict[str, int]:
+        """How often the ``most`` frequent parts of the captions that are trained on are there, most frequent first.
+
+        White space around a part and empty parts do not count; of equal counts, those first in the alphabet.
+        """
+        return most_frequent((parts(texts, separator) for texts in self._trained_captions()), most)
+
+    def _trained_captions(self) -> Iterator[pa.Array]:
+        """The captions that are trained on, a chunk of rows at a time."""
+        for start in range(0, len(self), _CHUNK):
+            if self.recipe.is_plain:
+                yield pc.list_flatten(self._captions[start : start + _CHUNK])
+            else:
+                rows = range(start, min(start + _CHUNK, len(self)))
+                yield pa.array([text for row in rows for text in self.captions(row)], pa.large_string())
 
     def sizes(self) -> Sizes:
         """The columns that decide which size each sample gets."""

@@ -13,6 +13,7 @@ from st.errors import StError
 from st.model.adapters.targets import is_named
 from st.model.checkpoint.checkpoint_folder import read_json
 from st.model.files.formats import DOWN, UP, LoraShape
+from st.spelling import listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,7 +203,7 @@ def _layers(base: WeightFiles, targets: Sequence[str]) -> list[str]:
     ]
     for pattern in targets:
         if not any(is_named(path, pattern) for path in matrices):
-            raise StError(f"target {pattern!r} names no layer of {base.kind}", why=f"it has {', '.join(matrices[:3])}")
+            raise StError(f"target {pattern!r} names no layer of {base.kind}", why=f"it has {listed(matrices[:3])}")
     return [path for path in matrices if any(is_named(path, one) for one in targets)]
 
 

@@ -16,6 +16,7 @@ from st.data.store.weights_digest import weights_digest
 from st.errors import StError
 from st.jsonfile import read_object
 from st.model.checkpoint.hub import download, is_repository
+from st.spelling import listed
 
 INDEX = "model_index.json"
 MODULAR_INDEX = "modular_model_index.json"
@@ -69,7 +70,7 @@ class CheckpointFolder:
         for component in components:
             if component not in known:
                 raise StError(
-                    self._lacks(component), why=f"it has {', '.join(sorted(known))}", fix="name another checkpoint"
+                    self._lacks(component), why=f"it names {listed(sorted(known))}", fix="name another checkpoint"
                 )
             folder = self._fetch(f"{component}/*", self._lacks(component))
             weights = {path.suffix for path in folder.iterdir()}

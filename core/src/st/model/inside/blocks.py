@@ -17,6 +17,7 @@ from st.model.inside.claims import check_claims as check_claims
 from st.model.inside.placement import Presence
 from st.model.inside.stream import BlockGroup as BlockGroup
 from st.model.inside.stream import TokenStream as TokenStream
+from st.spelling import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -347,7 +348,7 @@ def _argument_names(block: nn.Module, group: BlockGroup) -> tuple[str, ...]:
     if group.stream.argument not in [p.name for p in parameters] and not takes_anything:
         raise PluginError(
             f"the blocks at {group.path!r} have no argument {group.stream.argument!r}",
-            why=f"{type(block).__name__}.forward takes {', '.join(names)}",
+            why=f"{type(block).__name__}.forward takes {listed(names)}",
         )
     return names
 

@@ -20,6 +20,7 @@ from st.model.collate import pad_alike
 from st.model.family import ModelFamily
 from st.model.pipelines.pipeline_codec import PipelineCodec
 from st.options import Options
+from st.spelling import listed
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ class PipelineFamily(ModelFamily[P]):
         """Raises StError where the checkpoint or the denoiser is on this machine and cannot be this family's."""
         components = self.folder.components() if self.folder.is_here() else None
         if components is not None and self.denoiser not in components:
-            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}, but {', '.join(sorted(components))}")
+            raise self._foreign("checkpoint", f"it has no {self.denoiser!r}; it names {listed(sorted(components))}")
         weights = self._weights()
         if weights is not None and weights.is_here() and not weights.is_file:
             found = read_json(weights.folder() / "config.json").get("_class_name")
@@ -320,9 +321,10 @@ class PipelineFamily(ModelFamily[P]):
         components = self.folder.components()
         found = components.get(self.denoiser)
         if found is None or found not in self._expected():
-            made_for = self.folder.index().get("_class_name", "another pipeline")
+            name = self.folder.index().get("_class_name")
+            made_for = f"a {name}" if name else "a pipeline without a name"
             raise self._foreign(
-                "checkpoint", f"it holds a {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
+                "checkpoint", f"it holds {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
 
     def _expected(self) -> str:

@@ -66,12 +66,50 @@ def read_events(path: Path) -> Iterator[Event]:
         return
     with path.open("rb") as lines:
         for line in lines:
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(event, dict) and "event" in event:
+            event = _event(line)
+            if event is not None:
                 yield event
+
+
+class Tail:
+    """The events that are appended to a log, each given once. Not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read, self._file = 0, 0
+
+    def begins_anew(self) -> bool:
+        """Whether the file is not the one that was read so far: from here on it is read from its beginning."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        anew = found.st_ino != self._file or found.st_size < self._read
+        if anew:
+            self._read, self._file = 0, found.st_ino
+        return anew
+
+    def fresh(self) -> Iterator[Event]:
+        """Events of whole lines that were not read yet, without lines that were cut short; none without a file."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as lines:
+            lines.seek(self._read)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                self._read += len(line)
+                event = _event(line)
+                if event is not None:
+                    yield event
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 def _ends_inside_a_line(path: Path) -> bool:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-Points = Sequence[tuple[float, float]]
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Points = Sequence[tuple[float, float]] | NDArray[np.float64]
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 10, 26
 BINS = 360
+HALVINGS = 256.0
+"""Over how many halvings of a weight a moving average is computed at once: 2 to their power is a number yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +53,52 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
 
-def smooth(points: Points, steps: float) -> list[tuple[float, float]]:
-    """A moving average that forgets half of a value over so many steps; its start is not pulled to 0."""
-    smoothed: list[tuple[float, float]] = []
-    weight = total = 0.0
-    before = None
-    for x, y in points:
-        keep = 0.0 if before is None else 0.5 ** ((x - before) / max(steps, 1e-9))
-        weight, total, before = weight * keep + 1, total * keep + y, x
-        smoothed.append((x, total / weight))
-    return smoothed
+def smooth(points: Points, steps: float) -> NDArray[np.float64]:
+    """A moving average that forgets half of a value over so many steps, (N, 2); its start is not pulled to 0.
+
+    points: ordered by their steps, with finite values.
+    """
+    x, y = _array(points).T
+    average = np.empty_like(y)
+    halvings = (x - x[0]) / max(steps, 1e-9) if len(x) else x
+    weight = total = at = 0.0
+    start = 0
+    while start < len(y):
+        # Every value weighs twice as much after as many steps; so a sum of all weighed values is a sum that runs.
+        end = max(start + 1, int(np.searchsorted(halvings, halvings[start] + HALVINGS)))
+        kept = 0.5 ** (halvings[start] - at)
+        powers = 2.0 ** (halvings[start:end] - halvings[start])
+        weights = weight * kept + np.cumsum(powers)
+        totals = total * kept + np.cumsum(powers * y[start:end])
+        average[start:end] = totals / weights
+        weight, total, at = weights[-1] / powers[-1], totals[-1] / powers[-1], halvings[end - 1]
+        start = end
+    return np.stack([x, average], axis=1)
 
 
 def thin(points: Points, bins: int = BINS) -> list[tuple[float, float]]:
-    """At most two points for each of ``bins`` equal parts of x, the lowest and the highest: no spike is lost."""
-    if len(points) <= 2 * bins:
-        return list(points)
-    first, last = points[0][0], points[-1][0]
-    binned: dict[int, list[tuple[float, float]]] = {}
-    for point in points:
-        binned.setdefault(min(bins - 1, int((point[0] - first) / (last - first) * bins)), []).append(point)
-    thinned = []
-    for group in binned.values():
-        ends = {min(group, key=lambda p: p[1]), max(group, key=lambda p: p[1])}
-        thinned += sorted(ends)
-    return thinned
+    """At most two points for each of ``bins`` equal parts of x, the lowest and the highest: no spike is lost.
+
+    points: ordered by x.
+    """
+    found = _array(points)
+    if len(found) > 2 * bins and found[0, 0] < found[-1, 0]:
+        x, y = found.T
+        parts = np.minimum(bins - 1, ((x - x[0]) / (x[-1] - x[0]) * bins).astype(np.int64))
+        edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(x)]
+        found = found[[place for part in pairwise(edges) for place in _extremes(y, *part)]]
+    return [(x, y) for x, y in found.tolist()]
+
+
+def _extremes(values: NDArray[np.float64], start: int, end: int) -> list[int]:
+    part = values[start:end]
+    return sorted({start + int(part.argmin()), start + int(part.argmax())})
+
+
+def thinned(series: Sequence[Series]) -> list[Series]:
+    """As they are drawn: without values that are not finite, and without lines that have no point."""
+    drawn = [replace(one, points=thin(_finite(one.points))) for one in series]
+    return [one for one in drawn if len(one.points)]
 
 
 def chart(series: Sequence[Series], *, width: int, height: int, log: bool = False, marks: Sequence[float] = ()) -> str:
@@ -76,8 +106,7 @@ def chart(series: Sequence[Series], *, width: int, height: int, log: bool = Fals
 
     log: with a second drawing on a logarithmic scale, which the page's switch shows in place of the first.
     """
-    drawn = [Series(s.name, thin(_finite(s.points)), s.colour, s.faint) for s in series]
-    drawn = [s for s in drawn if s.points]
+    drawn = thinned(series)
     if not drawn:
         return '<p class="quiet">Nothing was measured yet.</p>'
     positive = all(y > 0 for s in drawn for _, y in s.points)
@@ -175,8 +204,13 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     return ticks if len(ticks) >= 2 else _round_ticks(low, high, 4)
 
 
-def _finite(points: Points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if math.isfinite(y)]
+def _finite(points: Points) -> NDArray[np.float64]:
+    found = _array(points)
+    return found[np.isfinite(found[:, 1])]
+
+
+def _array(points: Points) -> NDArray[np.float64]:
+    return np.asarray(points, np.float64).reshape(-1, 2)
 
 
 def number(value: float) -> str:

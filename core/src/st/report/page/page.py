@@ -10,32 +10,41 @@ from importlib.resources import files
 from pathlib import Path
 
 from st.report.log.duration import duration
-from st.report.log.events import FILE, read_events
+from st.report.log.events import FILE
 from st.report.page.curves import number
 from st.report.page.page_data import data_section
 from st.report.page.page_samples import Thumbnails, samples_section
 from st.report.page.page_training import evaluation_section, loss_section, time_section, trend
-from st.report.page.story import Story, tell
+from st.report.page.story import Following, Story
 
 PAGE = "report.html"
 
 
-def write_page(directory: Path, thumbnails: Thumbnails | None = None, every: float = 60.0) -> Path:
-    """Write the page of the run in ``directory`` from its event log; its path. Raises OSError.
+class RunPage:
+    """The page of the run in ``directory``, written from its event log. Not thread-safe.
 
-    A reader sees the old page or the new one. thumbnails: keeps small copies of pictures between two calls. every:
-    seconds after which it is written again while the run is alive.
+    What was read of the log and small copies of pictures are kept from one writing to the next, so that the page of a
+    long run costs what happened since the last one, and a few curves.
     """
-    story = tell(read_events(directory / FILE))
-    page = directory / PAGE
-    unfinished = directory / f".{PAGE}.part"
-    unfinished.write_text(render_page(story, directory, thumbnails or Thumbnails(), every), encoding="utf-8")
-    os.replace(unfinished, page)
-    return page
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._following, self._thumbnails = directory, Following(directory / FILE), Thumbnails()
+
+    def write(self, every: float = 60.0) -> Path:
+        """Write it; its path. A reader sees the old page or the new one. Raises OSError.
+
+        every: seconds after which it is written again while the run is alive.
+        """
+        page = self._directory / PAGE
+        unfinished = self._directory / f".{PAGE}.part"
+        text = render_page(self._following.so_far(), self._directory, self._thumbnails, every)
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, page)
+        return page
 
 
-def render_page(story: Story, directory: Path, thumbnails: Thumbnails, every: float = 60.0) -> str:
-    """The whole page as text. every: as ``write_page`` has it."""
+def render_page(story: Story, directory: Path, thumbnails: Thumbnails, every: float) -> str:
+    """The whole page as text. every: as ``RunPage.write`` has it."""
     package = files("st.report.page")
     style, script = (package.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     title = escape(story.name or directory.name)
@@ -103,7 +112,7 @@ def _in_short(config: Mapping[str, object]) -> list[str]:
 def _tiles(story: Story) -> str:
     tiles = [_tile("Steps", f"{story.step:,}", f"of {story.total:,}" if story.total else "")]
     smoothed = trend(story)
-    if smoothed:
+    if len(smoothed):
         first, last = smoothed[min(len(smoothed) - 1, 9)][1], smoothed[-1][1]
         change = f"{(last - first) / first:+.0%} since the start" if first else ""
         tiles.append(_tile("Loss", number(last), change))
@@ -112,19 +121,17 @@ def _tiles(story: Story) -> str:
             step, best = min(points, key=lambda point: point[1])
             note = f"best {number(best)} at step {step:,}" if step != points[-1][0] else "the best so far"
             tiles.append(_tile(f"Held out: {name.removeprefix('eval/')}", number(points[-1][1]), note))
-    if story.reads:
-        latest = story.reads[-1].metrics
-        per_step, rate = latest.get("seconds/step"), latest.get("samples_per_second")
-        if per_step is not None:
-            tiles.append(_tile("Time per step", duration(per_step), f"{rate:.3g} samples/s" if rate else ""))
-        if latest.get("data_wait") is not None:
-            tiles.append(_tile("Waiting for data", f"{latest['data_wait'] or 0:.1%}", "of each step, lately"))
+    per_step, rate, wait = (story.reads.last(name) for name in ("seconds/step", "samples_per_second", "data_wait"))
+    if per_step is not None:
+        tiles.append(_tile("Time per step", duration(per_step), f"{rate:.3g} samples/s" if rate else ""))
+    if wait is not None:
+        tiles.append(_tile("Waiting for data", f"{wait:.1%}", "of each step, lately"))
     tiles.append(_tile("Time", duration(story.seconds), _time_left(story)))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _time_left(story: Story) -> str:
-    per_step = story.reads[-1].metrics.get("seconds/step") if story.reads else None
+    per_step = story.reads.last("seconds/step")
     if story.outcome != "running" or per_step is None or story.step >= story.total:
         return f"in {len(story.resumes) + 1} parts" if story.resumes else ""
     return f"about {duration(per_step * (story.total - story.step))} left"

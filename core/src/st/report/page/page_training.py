@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from st.report.log.duration import duration
-from st.report.page.curves import Series, chart, smooth
+from st.report.page.curves import Series, chart, smooth, thinned
 from st.report.page.story import Story
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
 WIDE, NARROW, PHONE = (1120, 300), (540, 210), (390, 250)
@@ -24,10 +30,9 @@ STAGES = {
 """What a part of the loop's time is called, and its colour."""
 
 
-def trend(story: Story) -> list[tuple[float, float]]:
-    """The loss, smoothed over a fiftieth of the run."""
-    points = [(float(step), loss) for step, loss in story.losses if loss is not None]
-    return smooth(points, window(story))
+def trend(story: Story) -> NDArray[np.float64]:
+    """The loss, smoothed over a fiftieth of the run: steps and losses, (N, 2)."""
+    return smooth(story.losses.curve("loss"), window(story))
 
 
 def window(story: Story) -> float:
@@ -37,8 +42,7 @@ def window(story: Story) -> float:
 
 def loss_section(story: Story) -> str:
     """Loss, learning rate, gradient norm, and the parts that the loss is made of."""
-    raw = [(float(step), loss) for step, loss in story.losses if loss is not None]
-    lines = [Series("each step", raw, faint=True), Series("smoothed", trend(story))]
+    lines = [Series("each step", story.losses.curve("loss"), faint=True), Series("smoothed", trend(story))]
     figure = _figure("Loss", lines, WIDE, story, log=True, more=f"smoothed over {window(story):.0f} steps")
     small = []
     rates = _by_prefix(story, "lr")
@@ -47,8 +51,8 @@ def loss_section(story: Story) -> str:
     own = _by_prefix(story, "optimizer/")
     if own:
         small.append(_figure("The optimizer's own numbers", own, NARROW, story, log=True))
-    norms = _read(story, "grad_norm")
-    if norms:
+    norms = story.reads.curve("grad_norm")
+    if len(norms):
         small.append(_figure("Gradient norm, before clipping", [Series("norm", norms)], NARROW, story, log=True))
     terms = _by_prefix(story, "term/")
     if terms:
@@ -87,7 +91,7 @@ def time_section(story: Story) -> str:
     whole = sum(spent.values())
     if not whole:
         return ""
-    steps = sum(read.steps for read in story.reads)
+    steps = story.covered.column("steps").sum()
     colours = {stage: STAGES.get(stage, (stage, COLOURS[place % 6]))[1] for place, stage in enumerate(spent)}
     bar = "".join(
         f'<span class="{colour}" style="flex:{spent[stage] / whole:.5f}" title="{escape(_title(stage))}"></span>'
@@ -105,26 +109,28 @@ def time_section(story: Story) -> str:
         f'<figure class="card"><div class="head"><h3>Of {duration(whole)} in the loop</h3></div>'
         f'<div class="stack">{bar}</div><div style="height:8px"></div>{table}</figure>'
     )
-    speed = _figure("Seconds per step", [Series("seconds", _read(story, "seconds/step"))], NARROW, story)
+    speed = _figure("Seconds per step", [Series("seconds", story.reads.curve("seconds/step"))], NARROW, story)
     return f"<section><h2>Where the time went</h2>{_cards([anatomy, speed])}</section>"
 
 
 def time_by_stage(story: Story) -> dict[str, float]:
     """Seconds of the loop by what it did: the stages of a step, what none of them claims, and pauses."""
     stages: dict[str, float] = {"data": 0.0, "compute": 0.0, "update": 0.0}
-    rest = 0.0
-    pauses: dict[str, float] = {}
-    for read in story.reads:
-        claimed = 0.0
-        for name, seconds in read.metrics.items():
-            if name.startswith("seconds/") and name != "seconds/step" and seconds is not None:
-                stage = name.removeprefix("seconds/")
-                stages[stage] = stages.get(stage, 0.0) + seconds * read.steps
-                claimed += seconds
-        rest += max(0.0, (read.metrics.get("seconds/step") or 0.0) - claimed) * read.steps
-        for name, seconds in read.paused.items():
-            pauses[name] = pauses.get(name, 0.0) + seconds
-    return {name: seconds for name, seconds in {**stages, "rest": rest, **pauses}.items() if seconds > 0}
+    steps = story.covered.column("steps")
+    rest = _known(story.reads.column("seconds/step"))
+    for name in story.reads.names("seconds/"):
+        if name != "seconds/step":
+            spent = _known(story.reads.column(name))
+            stages[name.removeprefix("seconds/")] = float((spent * steps).sum())
+            rest = rest - spent
+    pauses = {name: float(_known(story.pauses.column(name)).sum()) for name in story.pauses.names()}
+    whole = {**stages, "rest": float((rest.clip(0.0) * steps).sum()), **pauses}
+    return {name: seconds for name, seconds in whole.items() if seconds > 0}
+
+
+def _known(column: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What is not known counts as nothing."""
+    return np.nan_to_num(column, nan=0.0)
 
 
 def _title(stage: str) -> str:
@@ -134,6 +140,7 @@ def _title(stage: str) -> str:
 def _figure(
     title: str, series: Sequence[Series], size: tuple[int, int], story: Story, *, log: bool = False, more: str = ""
 ) -> str:
+    series = thinned(series)
     drawing = chart(series, width=size[0], height=size[1], log=log, marks=story.resumes)
     switchable = drawing.count("<svg") > 1
     if size == WIDE:
@@ -158,15 +165,9 @@ def _cards(figures: Sequence[str]) -> str:
     return f'<div class="cards">{"".join(figures)}</div>' if figures else ""
 
 
-def _read(story: Story, name: str) -> list[tuple[float, float]]:
-    """A metric of the readings over steps, where it is known."""
-    return [(float(r.step), value) for r in story.reads if (value := r.metrics.get(name)) is not None]
-
-
 def _by_prefix(story: Story, prefix: str) -> list[Series]:
     """A line for each metric of the readings that starts so, named by the rest."""
-    names = dict.fromkeys(name for read in story.reads for name in read.metrics if name.startswith(prefix))
     return [
-        Series(name.removeprefix(prefix).strip("/") or prefix, _read(story, name), COLOURS[place % 6])
-        for place, name in enumerate(names)
+        Series(name.removeprefix(prefix).strip("/") or prefix, story.reads.curve(name), COLOURS[place % 6])
+        for place, name in enumerate(story.reads.names(prefix))
     ]

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from st.report.log.events import Event
+from st.report.log.events import Event, Tail
+from st.report.page.columns import Columns
 
 WORST_CAPTIONS = 10
 UNLISTED = frozenset({"dataset", "caption", "checkpoint", "checkpoint_removed"})
 """Kinds of notes that have a place of their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """One reading: its last step, how many steps it covers, their means, and seconds that the loop paused for."""
-
-    step: int
-    steps: int
-    metrics: Mapping[str, float | None]
-    paused: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,9 @@ class Shown:
 class Story:
     """What happened in a run, in the order in which it counts.
 
-    losses: (step, loss) of every step. metrics: by name, (step, value), evaluation losses and what else was logged.
+    losses: ``loss`` of every step. reads: the means of each reading at its last step; covered: its ``steps``, how many
+    they are; pauses: seconds that the loop paused for meanwhile. These three have the same rows.
+    metrics: by name, (step, value), evaluation losses and what else was logged.
     dropped: samples by data set and reason; dropped_keys: some of their keys. resumes: steps that the run went on from.
     """
 
@@ -56,8 +50,10 @@ class Story:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     total: int = 0
-    losses: list[tuple[int, float | None]] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
+    losses: Columns = field(default_factory=Columns)
+    reads: Columns = field(default_factory=Columns)
+    covered: Columns = field(default_factory=Columns)
+    pauses: Columns = field(default_factory=Columns)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     pictures: list[Shown] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
@@ -73,31 +69,54 @@ class Story:
     began: float = 0.0
     latest: float = 0.0
     """When the run was last heard of, in seconds since 1970."""
-    seconds: float = 0.0
-    """Time that the run was alive, without the time between a stop and a resume."""
+    alive_before: float = 0.0
+    """Seconds that the starts of the run before the latest one were alive for."""
+    alive_from: float = 0.0
+    """When the latest start began."""
 
     @property
     def step(self) -> int:
-        return self.reads[-1].step if self.reads else (self.resumes[-1] if self.resumes else 0)
+        return self.reads.last_step or (self.resumes[-1] if self.resumes else 0)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run was alive, without the time between a stop and a resume."""
+        return self.alive_before + self.latest - self.alive_from
+
+    def hear(self, event: Event) -> None:
+        """One more event. Unknown events and facts are passed over."""
+        now = float(event.get("time") or self.latest)
+        if event["event"] == "open":
+            self.alive_before += self.latest - self.alive_from
+            self.alive_from = now
+            self.began = self.began or now
+        self.latest = now
+        take = _TAKERS.get(event["event"])
+        if take is not None:
+            take(self, event)
 
 
 def tell(events: Iterable[Event]) -> Story:
-    """Put a run's events together. Unknown events and facts are passed over."""
+    """Put a run's events together."""
     story = Story()
-    alive_from = latest = 0.0
     for event in events:
-        now = float(event.get("time") or latest)
-        if event["event"] == "open":
-            story.seconds += latest - alive_from
-            alive_from = now
-            story.began = story.began or now
-        latest = now
-        take = _TAKERS.get(event["event"])
-        if take is not None:
-            take(story, event)
-    story.seconds += latest - alive_from
-    story.latest = latest
+        story.hear(event)
     return story
+
+
+class Following:
+    """The story of a log that grows: what was put together once is kept. Not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        self._tail, self._story = Tail(path), Story()
+
+    def so_far(self) -> Story:
+        """The same story again, with what was appended since; a new one where the file is another one."""
+        if self._tail.begins_anew():
+            self._story = Story()
+        for event in self._tail.fresh():
+            self._story.hear(event)
+        return self._story
 
 
 def _open(story: Story, event: Event) -> None:
@@ -119,11 +138,14 @@ def _train(story: Story, event: Event) -> None:
 def _step(story: Story, event: Event) -> None:
     step, steps = int(event["step"]), int(event.get("steps") or 1)
     first = step - steps + 1
-    if story.reads and story.reads[-1].step >= first:
+    if story.reads.last_step >= first:
         _rewind(story, first - 1)
     losses = event.get("losses") or []
-    story.losses += zip(range(step - len(losses) + 1, step + 1), losses, strict=True)
-    story.reads.append(Read(step, steps, event.get("metrics") or {}, event.get("paused") or {}))
+    for at, loss in enumerate(losses, start=step - len(losses) + 1):
+        story.losses.add(at, {"loss": loss})
+    story.reads.add(step, event.get("metrics") or {})
+    story.covered.add(step, {"steps": steps})
+    story.pauses.add(step, event.get("paused") or {})
 
 
 def _metrics(story: Story, event: Event) -> None:
@@ -187,8 +209,8 @@ _TAKERS = {
 
 def _rewind(story: Story, step: int) -> None:
     """Forget what came after a step: the run took another way from there."""
-    story.losses = [one for one in story.losses if one[0] <= step]
-    story.reads = [one for one in story.reads if one.step <= step]
+    for columns in (story.losses, story.reads, story.covered, story.pauses):
+        columns.cut(step)
     story.pictures = [one for one in story.pictures if one.step <= step]
     story.checkpoints = [one for one in story.checkpoints if one <= step]
     story.resumes = [one for one in story.resumes if one < step]

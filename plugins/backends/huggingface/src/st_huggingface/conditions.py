@@ -77,4 +77,4 @@ def column(table: pa.Table, name: str) -> Any:
 
 def missing(name: str, names: Sequence[str]) -> DataUnusable:
     """There is no such column."""
-    return DataUnusable(f"the data set has no column {name!r}.", fix=f"Columns: {', '.join(names)}.")
+    return DataUnusable(f"the data set has no column {name!r}.", fix=f"Columns: {', '.join(names) or 'none'}.")

@@ -73,7 +73,8 @@ def _saved(name: str, options: HubTableOptions) -> Loaded:
         raise DataUnusable(f"folder {name!r} was not written by save_to_disk.", why=_first_line(error)) from error
     if isinstance(found, DatasetDict):
         if options.split not in found:
-            raise DataUnusable(f"folder {name!r} has no split {options.split!r}.", fix=f"Splits: {', '.join(found)}.")
+            there = ", ".join(found) or "none"
+            raise DataUnusable(f"folder {name!r} has no split {options.split!r}.", fix=f"Splits: {there}.")
         found = found[options.split]
     fingerprint = str(found._fingerprint)
     return Loaded(found, fingerprint, {"fingerprint": fingerprint})

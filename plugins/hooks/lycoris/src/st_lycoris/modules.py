@@ -176,7 +176,8 @@ def remade(path: str, layer: nn.Module, tensors: Mapping[str, Tensor], stem: str
     cls, parameters = get_module(tensors, stem)
     algo = next((name for name, one in CLASSES.items() if cls is not None and issubclass(one, cls)), "")
     if not algo:
-        raise StError(f"{stem!r} is of no algorithm that can be trained here", why=f"it has {', '.join(sorted(mine))}")
+        has = ", ".join(sorted(mine)) or "nothing"
+        raise StError(f"{stem!r} is of no algorithm that can be trained here", why=f"it has {has}")
     on_input = bool(mine.get("on_input", torch.tensor(0)))
     changes = {"on_input": on_input} if algo == "ia3" else {"use_dora": "dora_scale" in mine}
     settings = Algorithm.model_validate({"algo": algo, **{name: True for name, value in changes.items() if value}})
