@@ -100,7 +100,11 @@ def load_tokenizer(folder: CheckpointFolder, name: str) -> Any:
     from transformers import AutoTokenizer
 
     place = folder.root([name]) / name
-    return _load_plain(AutoTokenizer, place, f"model.checkpoint = {folder.location!r}: its {name!r}")
+    kind: Any = AutoTokenizer
+    if not folder.parts and folder.index()[name][0] not in (None, "transformers"):
+        # Some pipelines of diffusers bring a class of their own, which transformers knows nothing of.
+        kind = component_class(folder, name)
+    return _load_plain(kind, place, f"model.checkpoint = {folder.location!r}: its {name!r}")
 
 
 def component_class(folder: CheckpointFolder, name: str) -> Any:
