@@ -67,10 +67,17 @@ def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | Non
 
 
 def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> Any:
-    """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError."""
+    """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError.
+
+    A processor of texts and pictures that stands as a tokenizer is its tokenizer: captions need no more, and what cuts
+    up pictures needs libraries of its own.
+    """
     from torch import nn
+    from transformers import ProcessorMixin
 
     kind = component_class(folder, name)
+    if name.startswith("tokenizer") and isinstance(kind, type) and issubclass(kind, ProcessorMixin):
+        return load_tokenizer(folder, name)
     place, what = folder.root([name]) / name, f"model.checkpoint = {folder.location!r}: its {name!r}"
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         return load_network(kind, place, what, dtype=dtype, variant=folder.variant)
