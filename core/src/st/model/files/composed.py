@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from st.model.files.formats import DOWN, UP, AdapterFormat, LoraShape, read_layout, renamed
+from st.model.files.formats import UP, AdapterFormat, LoraShape, read_layout, renamed
 from st.model.files.peft_layout import TRAINED, header_table, rescaled
 
 if TYPE_CHECKING:
@@ -83,13 +83,12 @@ class _Folded(AdapterFormat):
     inner: AdapterFormat
 
     def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
-        scaled, ranks = dict(state), {path: float(rank) for path, rank in shape.ranks.items()}
-        for path, rank in ranks.items():
+        scaled = dict(state)
+        for path, rank in shape.ranks.items():
             scaled[f"{path}.{UP}"] = rescaled(state[f"{path}.{UP}"], shape.alphas[path] / rank)
-        tensors, header = self.inner.to_file(scaled, LoraShape(shape.ranks, ranks))
-        kept = {key: one for key, one in tensors.items() if not key.endswith(".alpha") or _is_another(key, tensors)}
-        folded = {path: alpha for path, alpha in shape.alphas.items() if alpha != ranks[path]}
-        return kept, header | ({TRAINED: json.dumps(folded, indent=2, sort_keys=True)} if folded else {})
+        tensors, header = self.inner.to_file(scaled, LoraShape(shape.ranks, {}))
+        folded = {path: alpha for path, alpha in shape.alphas.items() if alpha != shape.ranks[path]}
+        return tensors, header | ({TRAINED: json.dumps(folded, indent=2, sort_keys=True)} if folded else {})
 
     def from_file(
         self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
@@ -107,9 +106,3 @@ class _Folded(AdapterFormat):
 
     def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
         return self.inner.caveats(planned)
-
-
-def _is_another(key: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether an alpha is of an update that is not low-rank."""
-    stem = key.removesuffix(".alpha")
-    return f"{stem}.{DOWN}" not in tensors and f"{stem}.lora_down.weight" not in tensors

@@ -59,7 +59,9 @@ class Flux2(PipelineFamily[Flux2Options]):
         """What a distilled model does not look at in previews."""
         given = config.validation.model_fields_set
         one = self.options.published
-        why = f"{self.options.flavour} is distilled" + (" into few steps." if one.few_steps else ": it is told guidance.")
+        why = f"{self.options.flavour} is distilled" + (
+            " into few steps." if one.few_steps else ": it is told guidance."
+        )
         if one.few_steps and "guidance" in given and config.validation.guidance > 1:
             what = f"validation.guidance = {config.validation.guidance:g} has no effect."
             yield Problem("validation.guidance", what, why, f"Set it to 1, or train {one.base}.")
@@ -132,7 +134,7 @@ class Flux2(PipelineFamily[Flux2Options]):
             txt_ids=text_places(text.shape[1], noised.x.device),
             return_dict=False,
         )[0]
-        return prediction[:, : self.tokens(noised.x)].transpose(1, 2).unflatten(2, noised.x.shape[-2:])
+        return prediction[:, : self.tokens(noised.x)].transpose(1, 2).reshape(noised.x.shape)
 
     def time_shift(self, tokens: int) -> float:
         if not self._scheduler.get("use_dynamic_shifting", False):
