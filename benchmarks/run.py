@@ -20,6 +20,7 @@ from datetime import date
 from pathlib import Path
 from time import perf_counter
 
+import bars
 import draws
 import encoding
 import families
@@ -72,6 +73,8 @@ def main(arguments: list[str]) -> int:
             for figure in measured(scratch, asked):
                 print("\n".join(rows_of([figure])), flush=True)
                 figures.append(figure)
+        if absent := bars.missing(figures, asked.only or EVERY):
+            raise BenchmarkFailed(f"not every bar was measured: {', '.join(absent)}")
     except BenchmarkFailed as error:
         print(error, file=sys.stderr)
         return 1

@@ -217,8 +217,7 @@ def wan() -> Model:
 def sdxl() -> Model:
     from diffusers import UNet2DConditionModel
 
-    from st import diffusers_format
-    from st_sdxl.files import UnetLayers
+    from st_sdxl.files import unet_formats
 
     build: Any = UNet2DConditionModel
     with torch.device("meta"):
@@ -239,8 +238,7 @@ def sdxl() -> Model:
     def paths() -> list[str]:
         return [path for path, _ in unet.named_modules()]
 
-    flat = {name: UnetLayers(paths, original=name == "kohya") for name in ("kohya", "comfyui")}
-    return Model(unet, {"diffusers": diffusers_format("unet"), **flat}, tables.sdxl())
+    return Model(unet, unet_formats(paths, kohya_original=True), tables.sdxl())
 
 
 def main() -> int:

@@ -17,8 +17,14 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from warm import run_st
+
+SHELL = frozenset("|&;<>$`*")
+"""What only a shell understands."""
 
 FENCE = re.compile(r"^(`{3,})([^\n]*)\n(.*?)^\1[ \t]*$", re.DOTALL | re.MULTILINE)
 
@@ -88,20 +94,23 @@ def _run_block(block: Block, folder: Path) -> list[str]:
         environment["ST_STEPS"] = block.tags["steps"]
     expected = commands(block)
     for number, command in enumerate(expected, start=1):
-        done = subprocess.run(
-            ["bash", "-c", command.line],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        code, printed = _run(command.line, folder, environment)
         status = int(block.tags.get("exit", "0")) if number == len(expected) else 0
-        if done.returncode != status:
-            return [f"{command.line!r} ended with {done.returncode}:\n{done.stdout}"]
-        if command.output and not is_like(done.stdout, command.output):
-            return [f"{command.line!r} printed:\n{done.stdout}\nthe page says:\n{command.output}"]
+        if code != status:
+            return [f"{command.line!r} ended with {code}:\n{printed}"]
+        if command.output and not is_like(printed, command.output):
+            return [f"{command.line!r} printed:\n{printed}\nthe page says:\n{command.output}"]
     return []
+
+
+def _run(line: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit status of one command line, and what it printed."""
+    if line.startswith("st ") and not SHELL.intersection(line):
+        return run_st(shlex.split(line)[1:], folder, environment)
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.returncode, done.stdout
 
 
 def is_like(printed: str, shown: str) -> bool:

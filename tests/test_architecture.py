@@ -110,8 +110,8 @@ def test_core_contains_no_plugins_name() -> None:
         names |= {project["name"], project["name"].replace("-", "_")}
         for group, entries in project.get("entry-points", {}).items():
             names |= set(entries) if group.startswith("st.v") else set()
-    # `hf` is also the hub's own program, which messages tell people to run.
-    programs = r"(?!hf (?:auth|download)\b)"
+    # `hf` is also the hub's own program, which messages tell people to run; some programs that read files are sd-NAME.
+    programs = r"(?!hf (?:auth|download)\b|sd-(?:scripts|webui))"
     # Of a plugin named after a library that the core stands on, only the package's name is the plugin's alone.
     core = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names -= {re.split(r"[\s\[<>=!~;]", name, maxsplit=1)[0] for name in core["dependencies"]}

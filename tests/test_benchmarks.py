@@ -12,29 +12,17 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BARS = {
-    "loop": [("x", 1.02)],
-    "launch": [("s", 0.25), ("x", 1.3)],
-    "scan": [("x", 2.0), ("x", 2.0)],
-    "media": [("x", 1.1), ("x", 1.1)],
-    "rows": [("MB", 400.0), ("MB", 400.0), ("s", 3.0), ("s", 3.0)],
-    "encoding": [("x", 1.2), ("x", 1.2)],
-    "feeding": [("%", 95.0)],
-    "saving": [("%", 5.0)],
-    "draws": [("%", 1.0)],
-    "middleware": [("us", 1.0), ("us", 3.0)],
-    "telling": [("x", 1.0)] * 3,
-    "families": [("%", 20.0), *[("x", 1.0)] * 5, ("x", 1.02), ("x", 1.2), ("x", 1.2)],
-}
+SAMPLE = ("loop", "launch", "saving", "draws", "rows", "middleware", "restoring", "telling", "families")
+"""Of the benchmarks; ``nox -s bench`` runs them all, and fails where one measures less than it should."""
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every benchmark at its toy size left behind."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--output", str(folder)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--quick", "--output", str(folder), "--only"]
     variables = {name: value for name, value in os.environ.items() if name != "DIFFUSERS_EXAMPLES"}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run([*command, *SAMPLE], capture_output=True, text=True, env=variables | {"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -46,15 +34,9 @@ def results(output: Path) -> dict[str, Any]:
     return found
 
 
-def test_every_bar_is_measured(results: dict[str, Any]) -> None:
-    found = {
-        group: sorted(
-            (one["unit"], one["bar"]["limit"]) for one in results["figures"] if one["group"] == group and one["bar"]
-        )
-        for group in BARS
-    }
-
-    assert found == BARS
+def test_each_benchmark_of_the_sample_gives_figures(results: dict[str, Any]) -> None:
+    assert {one["group"] for one in results["figures"]} == set(SAMPLE)
+    assert any(one["bar"] for one in results["figures"])
 
 
 def test_figures_are_numbers_beside_their_floor(results: dict[str, Any]) -> None:

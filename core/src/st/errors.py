@@ -15,7 +15,7 @@ StError                     one clear message, no traceback; ``exit_code`` is wh
 Interrupted                 a run was told to end before it had anything to save         exit 128 + signal
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 
@@ -34,6 +34,11 @@ class StError(Exception):
 
     def __str__(self) -> str:
         return "\n  ".join(line for line in (self.what, self.why, self.fix) if line)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Change each of its sentences."""
+        self.what, self.why, self.fix = change(self.what), change(self.why), change(self.fix)
+        self.args = (change(str(self.args[0])),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,12 @@ class ProblemsFound(StError):
 
     def __str__(self) -> str:
         return "\nError: ".join(_sentence(problem) for problem in self.problems)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        super().reword(change)
+        self.problems = tuple(
+            replace(one, what=change(one.what), why=change(one.why), fix=change(one.fix)) for one in self.problems
+        )
 
 
 def _sentence(problem: Problem) -> str:

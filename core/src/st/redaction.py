@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from st.errors import StError
 
 SHORTEST = 6
 """Characters of the shortest value that is looked for inside of other texts: a shorter one is no secret, but a word."""
@@ -35,6 +38,15 @@ class Redaction:
         for value, placeholder in self.placeholders.items():
             text = text.replace(value, placeholder)
         return text
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Inside, errors of the user's say nothing of those values."""
+        try:
+            yield
+        except StError as error:
+            error.reword(self.text)
+            raise
 
     def data(self, data: Any) -> Any:
         """Plain data without those values, in texts and in keys; facts named as in PLACES are left alone."""

@@ -13,7 +13,7 @@ from st.testing.runs import CliResult, TinyRun, call_cli
 from st.testing.subjects.duo import TinyDuo
 
 RUN_FILE = """
-plugins = [{plugin}]
+plugins = {plugins}
 output = {output}
 steps = 6
 batch = 2
@@ -40,6 +40,37 @@ caption_dropout = 0.0
 """
 
 
+LISTENER = """
+import st
+
+class Listener(st.Validator):
+    \"\"\"What is heard with each clip.\"\"\"
+
+    class Options(st.Options):
+        pass
+
+    scores_pictures = True
+
+    def validate(self, run, rendered):
+        (sound,) = [one.sound for one in rendered]
+        dims, samples = sound.samples.ndim, sound.samples.shape[-1]
+        return st.ValidationReport({"rate": sound.sample_rate, "dims": dims, "samples": samples})
+
+class Brings:
+    \"\"\"Bring the validator "listener".\"\"\"
+
+    class Options(st.Options):
+        pass
+
+    def __init__(self, options):
+        pass
+
+    @st.hookimpl
+    def st_register(self, register):
+        register.add(st.VALIDATOR, "listener", Listener, Listener.Options)
+"""
+
+
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
     """Three clips with sound and one without."""
@@ -51,16 +82,21 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def trained(folder: Path, clips: Path, *arguments: str, model: str = "", text: str = "") -> TinyRun:
+def trained(
+    folder: Path, clips: Path, *arguments: str, model: str = "", text: str = "", also: tuple[str, ...] = ()
+) -> TinyRun:
     TinyDuo.tiny(folder / "tiny")
     import st.testing.subjects.duo
 
     names = {
-        "plugin": f"{st.testing.subjects.duo.__file__}:TinyDuo",
+        "plugins": [f"{st.testing.subjects.duo.__file__}:TinyDuo", *also],
         "output": folder / "run",
         "checkpoint": folder / "tiny",
     }
-    quoted = {name: json.dumps(str(value)) for name, value in {**names, "clips": clips}.items()}
+    quoted = {
+        name: json.dumps(value if isinstance(value, list) else str(value))
+        for name, value in {**names, "clips": clips}.items()
+    }
     file = folder / "run.toml"
     file.write_text(RUN_FILE.format(**quoted, model=model, text=text), encoding="utf-8")
     result = call_cli("train", file, *arguments)
@@ -119,6 +155,22 @@ def test_a_clip_is_rendered_with_its_sound_and_evaluated(clips: Path, tmp_path: 
     with av.open(str(file)) as made:
         assert sum(frame.samples for frame in made.decode(audio=0)) >= 4000
     assert len(run.metrics()["eval/kept"]) >= 1
+
+
+def test_a_validator_is_given_the_sound_of_a_clip(clips: Path, tmp_path: Path) -> None:
+    listener = tmp_path / "listener.py"
+    listener.write_text(LISTENER)
+    text = (
+        "[validation]\nevery = 1\nprompts = ['clip 1']\nresolutions = ['16']\nframes = 4\nguidance = 1.0\nsteps = 2\n"
+        "[[validator]]\nkind = 'listener'\nevery = 1\n"
+    )
+
+    run = trained(tmp_path, clips, "--set", "steps=1", text=text, also=(f"{listener}:Brings",))
+
+    found = run.metrics()
+    assert found["listener/rate"][-1] == 8000
+    assert found["listener/dims"][-1] == 2
+    assert found["listener/samples"][-1] >= 4000
 
 
 def test_a_clip_begins_with_the_reference_of_its_prompt(clips: Path, tmp_path: Path) -> None:

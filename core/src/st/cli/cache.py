@@ -85,7 +85,9 @@ def explain(
     cache = _opened(config, active)
     made_of = origins(config, active)
     rows = []
-    for one in read_data(config, active, Report.silent()):
+    with config.redaction.errors():
+        sets = read_data(config, active, Report.silent())
+    for one in sets:
         for row in range(len(one.index)):
             key = one.index.key(row)
             if sample == key or sample.endswith(f"/{key}"):
@@ -121,7 +123,8 @@ def _needed(config: Any, active: Any, cache: Cache) -> set[str]:
     from st.train.stages import read_data
     from st.train.start import technique_texts
 
-    sets = read_data(config, active, Report.silent())
+    with config.redaction.errors():
+        sets = read_data(config, active, Report.silent())
     texts = [*prompts_to_encode(config.validation), *technique_texts(config, active)]
     return needed_keys(sets, origins(config, active), cache, texts)
 

@@ -26,7 +26,9 @@ class Deed(StrEnum):
 def ctl(
     run: Annotated[Path, typer.Argument(help="Output folder of a run.", metavar="RUN")],
     do: Annotated[Deed, typer.Argument(help="What it is to do.", metavar="DO")],
-    setting: Annotated[str, typer.Argument(help="With set: optimizer.lr=1e-5, or optimizer.lr=x0.5.")] = "",
+    setting: Annotated[
+        str, typer.Argument(help="With set: optimizer.lr=1e-5, optimizer.lr=x0.5, learners.NAME.lr=1e-5.")
+    ] = "",
     wait: Annotated[float, typer.Option(help="Seconds to wait for the run's answer.", min=0)] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as the event log has it.")] = False,
 ) -> None:

@@ -38,7 +38,8 @@ def check(
     readers = origins(config, active)
     read = references_read(active.family, config.adapter.build(config.adapter.options))
     failed = False
-    listed = _references(config, active)
+    with config.redaction.errors():
+        listed = _references(config, active)
     for dataset in (one for one in config.datasets if one.name not in listed):
         backend, transforms = data_parts(active, dataset)
         try:
@@ -57,7 +58,7 @@ def check(
         if found.prepared and (problem := unsuited(repr(dataset.name), len(found.prepared.references), read)):
             found.failures.append(problem.what)
         for line in lines(found, 10**9 if all_ else 20):
-            say(line)
+            say(config.redaction.text(line))
         failed |= bool(found.failures)
     if failed:
         raise typer.Exit(1)
@@ -81,7 +82,8 @@ def show(
     _need_data(config)
     backends, transforms = zip(*(data_parts(active, dataset) for dataset in config.datasets), strict=True)
     rule, report = active.family.geometry, Report.silent()
-    sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
+    with config.redaction.errors():
+        sets = prepare(config.datasets, backends, rule, seed=config.seed, transforms=transforms, report=report)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(sets, per_bucket), encoding="utf-8")
     say(f"{sum(len(one.index) for one in sets)} samples of {len(sets)} data sets: {output}")

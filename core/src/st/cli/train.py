@@ -35,26 +35,27 @@ def train(
 
     changes = [*(overrides or ()), *([f"output={json.dumps(str(output))}"] if output else ())]
     config, active = assemble(file, plugins or (), changes, training=True)
-    _check_accepted(accept or (), config, resume=resume)
-    if dry_run:
-        from st.cli.printing.plan import print_plan
-        from st.train.preflight import look
+    with config.redaction.errors():
+        _check_accepted(accept or (), config, resume=resume)
+        if dry_run:
+            from st.cli.printing.plan import print_plan
+            from st.train.preflight import look
 
-        print_plan(config, active, look(config, active))
-        return
-    from st.importing import wait_passively
-    from st.train.beside.listening import SAVED
-    from st.train.ranks.launch import run_ranks
+            print_plan(config, active, look(config, active))
+            return
+        from st.importing import wait_passively
+        from st.train.beside.listening import SAVED
+        from st.train.ranks.launch import run_ranks
 
-    wait_passively(config.device)
-    status = run_ranks(config.ranks, config.device, ctx.obj)
-    if status is not None:
-        raise typer.Exit(status)
-    from st.progress import Outcome
-    from st.train.run import execute
+        wait_passively(config.device)
+        status = run_ranks(config.ranks, config.device, ctx.obj)
+        if status is not None:
+            raise typer.Exit(status)
+        from st.progress import Outcome
+        from st.train.run import execute
 
-    outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
-    raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: SAVED, Outcome.FAILED: 1}[outcome])
+        outcome = execute(config, active, resume=resume, accepted=tuple(accept or ()))
+        raise typer.Exit({Outcome.FINISHED: 0, Outcome.INTERRUPTED: SAVED, Outcome.FAILED: 1}[outcome])
 
 
 def _check_accepted(names: Sequence[str], config: RunConfig, *, resume: bool) -> None:

@@ -127,3 +127,17 @@ class KnowsItsFiles(Protocol):
 
         Imports no torch, loads no weights and asks no network: what only a hub knows is not checked.
         """
+
+
+@runtime_checkable
+class HasCaveats(Protocol):
+    """A family of which some models, or ways to ask them, train otherwise than a reader of the run file may think."""
+
+    def caveats(self) -> Sequence[str]:
+        """Of what the options say, a sentence each; known without the weights. They stop nothing."""
+        ...
+
+
+def family_caveats(family: ModelFamily[Any]) -> Sequence[str]:
+    """What a family has to say of its options; the plan shows it and the run notes it."""
+    return family.caveats() if isinstance(family, HasCaveats) else ()

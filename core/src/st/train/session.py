@@ -16,7 +16,7 @@ from st.train.learning.networks import network_states
 from st.train.loop import Announce
 from st.train.measuring import Due, measures
 from st.train.saving.state import read_state, snapshot
-from st.train.steering import RATE, Steering, headway
+from st.train.steering import RATE, RATE_OF, Steering, headway
 from st.train.updates.groups import check_saved, settings_of, use_settings
 from st.train.updates.optimizer import HasEvaluationMode
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from st.train.parts.step import Step
     from st.train.saving.output import OutputFolder
     from st.train.saving.saver import Saver
+    from st.train.updates.schedule import Schedule
     from st.train.validation.gallery import Gallery
 
     Measure = Callable[[], Mapping[str, float]]
@@ -97,9 +98,14 @@ class Session:
         """Whether a checkpoint of this very step is on the disk."""
         return self.run.progress.step in self.folder.vault.steps()
 
-    def set_rate(self, factor: float) -> None:
-        """Multiply all learning rates from the next step on; what was saved at this step is no longer all of it."""
-        self.learner.schedule.factor = factor
+    def schedules(self) -> dict[str, Schedule]:
+        """What sets the rates of each learner, by the name under which ``st ctl RUN set`` changes them."""
+        others = {RATE_OF.format(name): other.schedule for name, other in self.learner.others.items()}
+        return {RATE: self.learner.schedule, **others}
+
+    def set_rate(self, name: str, factor: float) -> None:
+        """Multiply a learner's rates from the next step on; what was saved at this step is no longer all of it."""
+        self.schedules()[name].factor = factor
         self.saved_at = None
 
     def measure_start(self, predict: Predict) -> None:
@@ -218,8 +224,8 @@ class Session:
                 states["evaluated"] = snapshot(self._whole_adapter())
         if learner.scaler is not None:
             states["scaler"] = learner.scaler.state_dict()
-        if learner.schedule.factor != 1:
-            states["steered"] = {RATE: learner.schedule.factor}
+        if steered := {name: one.factor for name, one in self.schedules().items() if one.factor != 1}:
+            states["steered"] = steered
         for name, other in learner.others.items():
             states[f"learner-{name}"] = other.state(run.ranks)
         states |= snapshot(network_states(run.networks.values(), run.ranks))
@@ -254,8 +260,10 @@ class Session:
             with Blamed(f"plugin {name!r} failed in load_state_dict"):
                 plugin.load_state_dict(_optional(directory, f"plugin-{name}", "plugins"))
         if (directory / "steered.json").exists():
-            learner.schedule.factor = float(read_state(directory, "steered")[RATE])
-            run.report.note(f"{RATE} is {learner.schedule.factor:g} times its own, as was asked before")
+            steered, schedules = read_state(directory, "steered"), self.schedules()
+            for name in sorted(schedules.keys() & steered.keys()):
+                schedules[name].factor = float(steered[name])
+                run.report.note(f"{name} is {schedules[name].factor:g} times its own, as was asked before")
         self.saved_at = run.progress.step
         run.report.note(f"resumed at step {step}", kind="resumed", step=step)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from st.train.session import Session
 
 RATE = "optimizer.lr"
+RATE_OF = "learners.{}.lr"
+"""The rate of a further learner, by its name."""
 PAUSE_SECONDS = 0.2
 """Between two looks at what is asked while a run is paused."""
 
@@ -90,26 +92,31 @@ class Steering:
         return f"validated at step {self._step}, as {request.source} asked"
 
     def _set(self, request: Request) -> str:
-        if request.name != RATE:
-            raise StError(f"{request.name!r} cannot change while a run trains", fix=f"what can: {RATE}")
-        top = float(self.session.run.config.optimizer.options.model_dump()["lr"])
-        factor = _factor(request.value, top, self.session.learner.schedule.factor)
-        self.session.set_rate(factor)
-        return f"{RATE} is {top * factor:g} from step {self._step + 1}, as {request.source} asked"
+        schedules = self.session.schedules()
+        if request.name not in schedules:
+            raise StError(f"{request.name!r} cannot change while a run trains", fix=f"what can: {', '.join(schedules)}")
+        schedule = schedules[request.name]
+        # A rule of groups may give each group of the first learner a rate of its own; a further one has one group.
+        top = max(schedule.tops)
+        if request.name == RATE:
+            top = float(self.session.run.config.optimizer.options.model_dump()["lr"])
+        factor = _factor(request.name, request.value, top, schedule.factor)
+        self.session.set_rate(request.name, factor)
+        return f"{request.name} is {top * factor:g} from step {self._step + 1}, as {request.source} asked"
 
     @property
     def _step(self) -> int:
         return self.session.run.progress.step
 
 
-def _factor(value: str, top: float, now: float) -> float:
+def _factor(name: str, value: str, top: float, now: float) -> float:
     """What all rates are multiplied by: ``x0.5`` is half of what it is ``now``, a number is what ``top`` becomes."""
     try:
         number = float(value.removeprefix("x"))
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise StError(f"{RATE} = {value!r} is no rate", fix=f"say {RATE}=1e-5 for a rate, {RATE}=x0.5 for a factor")
+        raise StError(f"{name} = {value!r} is no rate", fix=f"say {name}=1e-5 for a rate, {name}=x0.5 for a factor")
     return now * number if value.startswith("x") else number / top
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from st.errors import StError
+from st.model.checkpoint.networks import load_network
 
 CPU = torch.device("cpu")
 
@@ -54,6 +55,18 @@ def test_a_weight_that_is_missing_is_named(pipelines: Any, copy: Path, component
 
     assert "1 of its weights are not there" in raised.value.why
     assert gone.rpartition(".")[0].rpartition(".")[2] in raised.value.why
+
+
+def test_a_weight_that_is_missing_is_named_on_its_way_to_a_device(pipelines: Any, copy: Path) -> None:
+    file = weights_of(copy, "transformer")
+    state = load_file(file)
+    del state["proj_out.weight"]
+    save_file(state, file, {"format": "pt"})
+
+    with pytest.raises(StError, match="its 'transformer' cannot be used") as raised:
+        pipelines.family(copy).load_denoiser(torch.device("meta"), torch.float32)
+
+    assert raised.value.why == "1 of its weights are not there, such as 'proj_out.weight'"
 
 
 @pytest.mark.parametrize("component", LOADERS)
@@ -135,3 +148,16 @@ def test_a_part_of_another_library_is_not_loaded(pipelines: Any, copy: Path, ent
 
     with pytest.raises(StError, match="'vae'"):
         pipelines.family(copy).codec().load(CPU)
+
+
+def test_converted_weights_go_to_their_device_without_lying_on_the_host_first(pipelines: Any) -> None:
+    from diffusers import SD3Transformer2DModel
+
+    folder, kind, half = pipelines.folder / "transformer", SD3Transformer2DModel, torch.float16
+    # A device without numbers, which nothing could be moved to and be looked at again.
+    nowhere = load_network(kind, folder, "it", dtype=half, device=torch.device("meta"))
+    placed, plain = (load_network(kind, folder, "it", dtype=half, device=device) for device in (CPU, None))
+
+    assert {one.device.type for one in nowhere.parameters()} == {"meta"}
+    assert not hasattr(placed, "hf_device_map")
+    assert all(map(torch.equal, placed.state_dict().values(), plain.state_dict().values()))

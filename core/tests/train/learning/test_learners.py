@@ -40,6 +40,26 @@ class Brings:
 '''
 
 
+SLOWER = """
+import st
+
+class Slower:
+    \"\"\"Halve the rate of one learner after the first step, and ask for one that does not exist.\"\"\"
+
+    class Options(st.Options):
+        pass
+
+    def __init__(self, options):
+        pass
+
+    @st.hookimpl
+    def st_step_end(self, run):
+        if run.progress.step == 1:
+            run.requests.set("learners.critic.lr", "x0.5")
+            run.requests.set("learners.judge.lr", "x0.5")
+"""
+
+
 def state_of(run: TinyRun, name: str) -> dict[str, torch.Tensor]:
     newest = sorted((run.directory / "checkpoints").glob("step-*"))[-1]
     return load_file(newest / "state" / f"{name}.safetensors")
@@ -62,6 +82,22 @@ def test_a_resumed_run_has_every_weight_and_optimizer_bit_for_bit(tiny_run: Tiny
     for name in ("adapter", "optimizer", "learner-critic", "network-average"):
         expected, actual = state_of(straight, name), state_of(resumed, name)
         assert [key for key in expected if not torch.equal(expected[key], actual[key])] == [], name
+
+
+def test_each_learner_has_a_rate_that_can_be_set_and_stays_set(tiny_run: TinyRunner, tmp_path: Path) -> None:
+    asking = tmp_path / "slower.py"
+    asking.write_text(SLOWER)
+    plugins = [DISTILLING, f"{asking}:Slower"]
+
+    first = tiny_run(plugins=plugins, text=SETTINGS, steps=3)
+    resumed = tiny_run(plugins=plugins, text=SETTINGS, steps=4, resume=first)
+
+    answers = [event["text"] for event in first.events() if event.get("kind") == "request"]
+    assert answers[0] == "learners.critic.lr is 0.0005 from step 2, as a plugin asked"
+    assert answers[1].startswith("asked by a plugin to set: 'learners.judge.lr' cannot change while a run trains")
+    assert "what can: optimizer.lr, learners.critic.lr" in answers[1]
+    assert resumed.metrics()["learner/critic/lr"] == pytest.approx([1e-3, 5e-4, 5e-4, 5e-4])
+    assert resumed.metrics()["lr"] == [1e-2] * 4
 
 
 def test_the_first_learner_rests_where_a_step_is_anothers_alone(tiny_run: TinyRunner) -> None:

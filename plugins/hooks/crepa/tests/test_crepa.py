@@ -200,7 +200,7 @@ def test_a_missing_encoder_is_found_before_anything_is_loaded(tiny_run: TinyRunn
     assert "crepa.model = 'nowhere': there is no such folder." in result.err
 
 
-@pytest.mark.heavy
+@pytest.mark.alone
 def test_two_ranks_learn_the_projector_of_one(tiny_run: TinyRunner, dino: Path) -> None:
     text = encoder(dino, "warmup_steps = 1\nsimilarity_threshold = 0.9")
     alone = tiny_run(plugins=["crepa"], text=text, batch=2, steps=2)

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from st import StError
+from st.model.adapters.assistant import find_assistant
 from st.model.adapters.targets import match_modules
 from st_flux import Flux, FluxOptions
-from st_flux.assistant import find_assistant
 from st_flux.flavours import FLAVOURS, TARGETS
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from st_flux import Flux, FluxOptions
 from st_flux.names import TABLE
 
 CPU = torch.device("cpu")
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")]
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")]
 NORMS = {
     "double_blocks.0.img_attn.norm.query_norm": "transformer_blocks.0.attn.norm_q",
     "double_blocks.0.img_attn.norm.key_norm": "transformer_blocks.0.attn.norm_k",

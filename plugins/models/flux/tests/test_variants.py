@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ from diffusers import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, Shot, StError
+from st import Batch, Geometry, Noised, Shot
 from st.diffusion.sampler import guided
 from st.diffusion.sampler import sample as integrate
+from st.model.adapters.assistant import add_assistant, without_assistant
 from st.model.adapters.lora import LoraAdapter, LoraOptions
-from st.model.files.adapter_file import write_adapter_file
 from st.model.inside.blocks import BlockStack
 from st.model.pipelines.packing import pack, unpack
 from st.testing.subjects.routes import KeepTokens
 from st_flux import Flux
-from st_flux.assistant import add_assistant, without_assistant
 from st_flux.places import places, reference_places
 
 CPU = torch.device("cpu")
@@ -285,15 +284,3 @@ def test_an_assistant_is_there_in_training_and_not_in_previews(
     torch.testing.assert_close(preview, bare, rtol=0, atol=1e-5)
     assert torch.equal(again, training)
     assert not torch.allclose(training, bare, atol=1e-3)
-
-
-def test_an_assistant_of_another_model_is_refused(family: Flux, tmp_path: Path) -> None:
-    state: Mapping[str, Tensor] = {
-        "transformer.blocks.0.to_q.lora_A.weight": torch.zeros(2, 8),
-        "transformer.blocks.0.to_q.lora_B.weight": torch.zeros(8, 2),
-    }
-    write_adapter_file(tmp_path / "a.safetensors", state, {})
-    denoiser = family.load_denoiser(CPU, torch.float32)
-
-    with pytest.raises(StError, match=r"model.assistant: 'a.safetensors' fits no FluxTransformer2DModel"):
-        add_assistant(denoiser, tmp_path / "a.safetensors", family.adapter_formats(), 1.0)

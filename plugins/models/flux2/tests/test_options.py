@@ -12,12 +12,11 @@ import pytest
 import torch
 from diffusers import Flux2Transformer2DModel
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from st import StError
 from st.data.encoder import Input
 from st.model.adapters.targets import match_modules
-from st.testing.runs import TinyRun, write_photos
+from st.testing.runs import write_photos
 from st_flux2 import Flux2, Flux2Options
 from st_flux2.flavours import FLAVOURS
 
@@ -177,19 +176,16 @@ def test_what_a_distilled_model_does_not_look_at_is_refused(
     assert message in result.err
 
 
-@pytest.mark.alone
-def test_training_a_model_of_few_steps_says_what_that_does(
+def test_the_plan_says_what_training_a_model_of_few_steps_does(
     run_file: Any, st_cli: Any, folders: Any, tmp_path: Path
 ) -> None:
     photos = write_photos(tmp_path / "photos")
     text = RUN.format(output=tmp_path / "o", flavour="klein-4b", checkpoint=folders("klein-4b"), photos=photos, more="")
 
-    result = st_cli("train", run_file(text))
+    result = st_cli("train", run_file(text), "--dry-run")
 
     assert result.code == 0, result.err
-    assert "klein-4b is distilled into few steps" in result.err + result.out
-    header = TinyRun(tmp_path / "o", result).directory / "adapter.safetensors"
-    assert load_file(header)
+    assert "klein-4b is distilled into few steps" in " ".join((result.err + result.out).split())
 
 
 @pytest.mark.alone

@@ -18,7 +18,8 @@ class Architecture:
 
     name: of ``modelspec.architecture``, without what follows a slash. implementation: whose code the name refers to.
     base: of ``ss_base_model_version``. network: of ``ss_network_module``. prediction: '' for models to which the
-    question does not apply. Names of modelspec: github.com/Stability-AI/ModelSpec, 1.0.0.
+    question does not apply. v2: what ``ss_v2`` says, which tells two models of one base apart. Names of modelspec:
+    github.com/Stability-AI/ModelSpec, 1.0.0.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Architecture:
     base: str
     network: str
     prediction: Literal["", "epsilon", "v"] = ""
+    v2: bool = False
 
 
 @runtime_checkable
@@ -48,7 +50,7 @@ def adapter_facts(family: ModelFamily[Any], kind: str) -> dict[str, str]:
         "modelspec.implementation": model.implementation,
         "ss_base_model_version": model.base,
         "ss_network_module": model.network,
-        "ss_v2": "False",
+        "ss_v2": str(model.v2),
     }
     return facts | ({"modelspec.prediction_type": model.prediction} if model.prediction else {})
 

@@ -22,10 +22,20 @@ MOST_LAYERS = 1000
 _LAYERS = re.compile(r"(num_|n_)?(\w+_)?(layers|blocks|depth)(_\w+)?")
 
 
-def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | None = None, variant: str = "") -> Any:
+def load_network(
+    kind: Any,
+    folder: Path,
+    what: str,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str = "",
+    device: torch.device | None = None,
+) -> Any:
     """A network of diffusers or transformers with all of its weights.
 
     kind: its class. what: for messages, "model.checkpoint = 'x': its 'vae'". variant: of its files, where it has such.
+    device: where its weights go, one tensor at a time, so that memory of the host never holds a converted copy of more
+    than one for a device that has memory of its own; diffusers' networks only. On the host where None.
     Raises StError for weights that are missing or not finite, and for whatever a configuration or a file has that no
     network of this kind can be made of.
     """
@@ -37,6 +47,9 @@ def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | Non
     check_config(folder, what)
     chosen = variant if variant and any(f".{variant}." in path.name for path in folder.glob("*.safetensors")) else None
     given = {**_untrusted(kind), **({} if dtype is None else {"dtype": dtype})}
+    straight = device is not None and device.type != "cpu"
+    if straight:
+        given["device_map"] = {"": device}
     # What a foreign configuration makes a constructor raise is anything; a device that is full is no fault of it.
     foreign = (
         OSError,
@@ -56,10 +69,15 @@ def load_network(kind: Any, folder: Path, what: str, *, dtype: torch.dtype | Non
     except torch.OutOfMemoryError:
         raise
     except (*foreign, SafetensorError) as error:
+        if straight:
+            # On the way to a device a weight that is missing is an error of its own; on the host it has a name.
+            return load_network(kind, folder, what, dtype=dtype, variant=variant)
         raise _unusable(what, f"{type(error).__name__}: {error}".splitlines()[0]) from error
     if absent := sorted(loading["missing_keys"]):
         # They would be made up of random numbers.
         raise _unusable(what, f"{len(absent)} of its weights are not there, such as {absent[0]!r}")
+    # Whoever finds it takes the network for one that is spread over devices, and moves it.
+    vars(network).pop("hf_device_map", None)
     if dtype != torch.float16:
         # Numbers that are fine in the file may not be in float16; what that spoils is named where it is computed.
         require_numbers(network, what)
@@ -93,7 +111,11 @@ def load_tokenizer(folder: CheckpointFolder, name: str) -> Any:
     from transformers import AutoTokenizer
 
     place = folder.root([name]) / name
-    return _load_plain(AutoTokenizer, place, f"model.checkpoint = {folder.location!r}: its {name!r}")
+    kind: Any = AutoTokenizer
+    if not folder.parts and folder.index()[name][0] not in (None, "transformers"):
+        # Some pipelines of diffusers bring a class of their own, which transformers knows nothing of.
+        kind = component_class(folder, name)
+    return _load_plain(kind, place, f"model.checkpoint = {folder.location!r}: its {name!r}")
 
 
 def component_class(folder: CheckpointFolder, name: str) -> Any:

@@ -138,11 +138,12 @@ class PipelineFamily(ModelFamily[P]):
         self.check()
         weights = self._weights()
         if weights is None:
-            denoiser = self._from_folder("checkpoint", self.folder.root([self.denoiser]) / self.denoiser, dtype)
+            folder = self.folder.root([self.denoiser]) / self.denoiser
+            denoiser = self._from_folder("checkpoint", folder, dtype, device)
         elif weights.is_file:
             denoiser = self._from_file(weights.file(), dtype)
         else:
-            denoiser = self._from_folder("denoiser", weights.folder(), dtype)
+            denoiser = self._from_folder("denoiser", weights.folder(), dtype, device)
         return denoiser.to(device).eval()
 
     def adapter_formats(self) -> Mapping[str, AdapterFormat]:
@@ -275,14 +276,14 @@ class PipelineFamily(ModelFamily[P]):
         subfolder = self.denoiser if options.denoiser_subfolder is None else options.denoiser_subfolder
         return Weights(options.denoiser, subfolder, variant=options.variant)
 
-    def _from_folder(self, option: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    def _from_folder(self, option: str, folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
         kind = self._denoiser_class()
         found = read_json(folder / "config.json").get("_class_name")
         if found != kind.__name__:
             raise self._foreign(option, f"it is a {found}; {kind.__name__} is needed")
         location = self.options.denoiser if option == "denoiser" else self.folder.location
         what = f"model.{option} = {location!r}: its {self.denoiser!r}"
-        denoiser: nn.Module = load_network(kind, folder, what, dtype=dtype, variant=self.options.variant)
+        denoiser: nn.Module = load_network(kind, folder, what, dtype=dtype, variant=self.options.variant, device=device)
         return denoiser
 
     def _from_file(self, file: Path, dtype: torch.dtype) -> nn.Module:

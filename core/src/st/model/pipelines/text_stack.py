@@ -35,7 +35,8 @@ class TextStack:
     folder: the checkpoint. denoiser: what the denoiser's component is called. tokenizers: each text encoder that
     learns, with the component that makes its tokens. read: from those encoders by name and a batch's conditions, which
     hold what ``captions`` caches, to the conditions that replace or join them; gradients flow through it. targets: ends
-    of the names of layers that adapters attach to. in_comfyui: what that program calls the encoders, in their order.
+    of the names of layers that adapters attach to. in_comfyui, in_kohya: what ComfyUI calls the encoders, and what
+    begins the names of their layers in kohya's files, in their order.
     """
 
     folder: CheckpointFolder
@@ -44,6 +45,7 @@ class TextStack:
     read: Read
     targets: Sequence[str] = ATTENTION
     in_comfyui: Sequence[str] = ("clip_l", "clip_g")
+    in_kohya: Sequence[str] = ("lora_te1", "lora_te2")
 
     def captions(self, counter: Encoder) -> Encoder:
         """What is cached instead of embeddings. counter: says how many tokens of a caption are read."""
@@ -72,7 +74,7 @@ class TextStack:
         from st.model.pipelines.learning_text import text_modules
 
         yield denoiser
-        for number, (component, name) in enumerate(zip(self.tokenizers, self.in_comfyui, strict=False), start=1):
+        for component, name, begins in zip(self.tokenizers, self.in_comfyui, self.in_kohya, strict=False):
             modules = text_modules(self.folder, component)
             ours = f"{component}.{INSIDE if any(path.startswith(INSIDE) for path in modules) else ''}"
             if layout == "diffusers":
@@ -80,8 +82,8 @@ class TextStack:
             else:
                 inside = [INSIDE + path.removeprefix(INSIDE) for path in modules]
                 saved = f"text_encoders.{name}.transformer"
-                flat = reading_also(kohya_format(inside, f"lora_te{number}"), comfyui_format(saved))
-                yield Part(ours, INSIDE, (f"lora_te{number}_", f"{saved}."), flat)
+                flat = reading_also(kohya_format(inside, begins), comfyui_format(saved))
+                yield Part(ours, INSIDE, (f"{begins}_", f"{saved}."), flat)
 
 
 class TokenisedCaptions(Encoder):

@@ -86,7 +86,9 @@ class Requests:
         self.ask(Request("validate"))
 
     def set(self, name: str, value: float | str) -> None:
-        """Change a setting that may change while a run trains: ``optimizer.lr`` to a rate, or by a factor ("x0.5")."""
+        """Change a setting that may change while a run trains: ``optimizer.lr``, or ``learners.NAME.lr`` of a further
+        learner, to a rate, or by a factor ("x0.5").
+        """
         self.ask(Request("set", name=name, value=str(value)))
 
     def ask(self, request: Request) -> None:

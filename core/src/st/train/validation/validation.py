@@ -120,7 +120,7 @@ class PromptValidator:
                     failed += file is None
                     if file is not None and kept is not None:
                         place = number * run.ranks.data + run.ranks.share if self.spread else number
-                        kept.append((place, Rendered(prompt, geometry, result, file)))
+                        kept.append((place, Rendered(prompt, geometry, result, file, sound)))
                 stage.advance()
         run.ranks.barrier("validation")
         pictures = [

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from st.data.geometry import Geometry
+    from st.report.files.sound_files import Sound
     from st.report.rendering.prompts import Prompt
     from st.report.tracker import Picture
     from st.train.parts.run import Run
@@ -30,13 +31,16 @@ class Rendered:
     """What validation made of one prompt with the weights in training.
 
     pixels: (3, H, W) in [0, 1], a clip (3, F, H, W), or a sound (channels, samples) in [-1, 1]; float32 on the CPU, as
-    the model gave it, so not always finite. file: where it lies, rounded to what its format holds.
+    the model gave it, so not always finite. file: where it lies, rounded to what its format holds. sound: what is heard
+    with a picture or clip, from a model of several streams: ``samples`` (channels, samples) in [-1, 1], float32 on the
+    CPU, and ``sample_rate`` in Hz; None where nothing is. Of a model of sounds alone ``pixels`` is the sound.
     """
 
     prompt: Prompt
     geometry: Geometry
     pixels: Tensor
     file: Path
+    sound: Sound | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
-from st.diffusion.shift import exponential_shift
 from st.diffusion.target import velocity
+from st.model.adapters.assistant import bring_assistant, without_assistant
 from st.model.adapters.references import References
 from st.model.pipelines.packing import pack, token_count, unpack
 from st.model.pipelines.pipeline_family import PipelineFamily
+from st.model.pipelines.schedule import scheduled_shift
 from st_flux import control
-from st_flux.assistant import add_assistant, find_assistant, without_assistant
 from st_flux.flavours import TARGETS, FluxOptions
 from st_flux.places import attention_mask, no_places, places, reference_places
 from st_flux.projections import fuse, fused_names, split_state
@@ -113,10 +113,8 @@ class Flux(PipelineFamily[FluxOptions]):
         from st.model.pipelines.learning_text import plain
 
         location = self.options.assistant or self.options.published.assistant
-        if location and self.options.assistant_strength:
-            file = find_assistant(location)
-            count = add_assistant(plain(run.denoiser), file, self._denoiser_formats(), self.options.assistant_strength)
-            run.report.note(f"assistant {location!r} beside {count} layers, in training only", kind="assistant")
+        strength = self.options.assistant_strength
+        bring_assistant(plain(run.denoiser), location, strength, self._denoiser_formats(), run.report)
 
     def tokens(self, latents: Tensor) -> int:
         return token_count(latents)
@@ -150,12 +148,7 @@ class Flux(PipelineFamily[FluxOptions]):
         return unpack(prediction[:, : self.tokens(noised.x)], height, width)
 
     def time_shift(self, tokens: int) -> float:
-        scheduler = self._scheduler
-        if not scheduler.get("use_dynamic_shifting", False):
-            return float(scheduler.get("shift", 1.0))
-        low = (scheduler.get("base_image_seq_len", 256), scheduler.get("base_shift", 0.5))
-        high = (scheduler.get("max_image_seq_len", 4096), scheduler.get("max_shift", 1.15))
-        return exponential_shift(tokens, low, high)
+        return scheduled_shift(self._scheduler, tokens)
 
     def adapter_targets(self) -> Sequence[str]:
         targets = TARGETS[self.options.targets]

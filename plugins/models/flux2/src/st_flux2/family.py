@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Noised, Run, Shot
+    from st import Batch, Noised, Shot
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.settings.config import RunConfig
@@ -68,13 +68,13 @@ class Flux2(PipelineFamily[Flux2Options]):
         if (one.few_steps or one.pipeline == DEV) and config.validation.negative:
             yield Problem("validation.negative", "validation.negative has no effect.", why, "Delete it.")
 
-    @hookimpl
-    def st_denoiser_loaded(self, run: Run) -> None:
-        """Say what training does to a model of few steps."""
+    def caveats(self) -> Sequence[str]:
+        """What training does to a model of few steps."""
         one = self.options.published
-        if one.few_steps:
-            told = f"{self.options.flavour} is distilled into few steps, and training it undoes that by and by; "
-            run.report.note(f"{told}what {one.base} learns can be used on it too", kind="distilled")
+        if not one.few_steps:
+            return ()
+        told = f"{self.options.flavour} is distilled into few steps, and training undoes that by and by"
+        return (f"{told}; what {one.base} learns can be used on it too",)
 
     def check(self) -> None:
         super().check()

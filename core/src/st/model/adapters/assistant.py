@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from st import StError
+from st.errors import StError
+from st.model.adapters.adapter_start import read_known
 from st.model.checkpoint.hub import is_repository
 from st.model.checkpoint.weights import Weights
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
     from st.model.files.formats import AdapterFormat
     from st.model.files.stacking import Update
+    from st.notes import Notes
 
 FILE = "pytorch_lora_weights.safetensors"
+"""Name of an assistant in a repository, where nothing else is said."""
 
 
 @dataclass(slots=True)
@@ -42,8 +45,21 @@ class Beside:
         return output + update.to(output.dtype)
 
 
+def bring_assistant(
+    denoiser: nn.Module, location: str, strength: float, formats: Mapping[str, AdapterFormat], notes: Notes
+) -> None:
+    """Find the adapter that ``model.assistant`` names, put it beside the denoiser, and say so.
+
+    For a family's ``st_denoiser_loaded``: weights are quantized by then, and nothing learns yet. No location, or a
+    strength of 0, is none. Raises StError.
+    """
+    if location and strength:
+        count = add_assistant(denoiser, find_assistant(location), formats, strength)
+        notes.note(f"assistant {location!r} beside {count} layers, in training only", kind="assistant")
+
+
 def find_assistant(location: str) -> Path:
-    """The file that ``model.assistant`` names, on this machine. Raises StError."""
+    """The file on this machine: a path, a repository, or one file of it. Raises StError."""
     is_folder = not location.endswith(".safetensors") and not Path(location).expanduser().exists()
     named = f"{location}/{FILE}" if is_folder and is_repository(location) else location
     return Weights(named, setting="model.assistant").file()
@@ -52,15 +68,15 @@ def find_assistant(location: str) -> Path:
 def add_assistant(denoiser: nn.Module, file: Path, formats: Mapping[str, AdapterFormat], strength: float) -> int:
     """Put an adapter file beside the layers of a denoiser, quantized or not; how many. Raises StError if it fits not.
 
-    Nothing of the denoiser's weights changes, and none of the adapter's are its parameters.
+    formats: the family's, any of which the file may be in. Nothing of the denoiser's weights changes, and none of the
+    adapter's are its parameters.
     """
     from st.model.files.adapter_file import read_adapter_file
     from st.model.files.stacking import read_updates
 
-    tensors, metadata = read_adapter_file(file)
-    layout = formats[layout_of(tensors)]
-    updates = read_updates(*layout.from_file(tensors, metadata))
     modules = dict(denoiser.named_modules())
+    tensors, metadata = read_adapter_file(file)
+    updates = read_updates(*read_known(tensors, metadata, formats.values(), lambda: list(modules)))
     foreign = sorted(updates.keys() - modules.keys())
     if foreign or not updates:
         raise StError(
@@ -72,13 +88,6 @@ def add_assistant(denoiser: nn.Module, file: Path, formats: Mapping[str, Adapter
     for path, one in updates.items():
         modules[path].register_forward_hook(_beside(one, like, strength))
     return len(updates)
-
-
-def layout_of(tensors: Mapping[str, Tensor]) -> str:
-    """The format of a file with these names."""
-    if any(".lora_down." in name for name in tensors):
-        return "kohya"
-    return "comfyui" if any("diffusion_model." in name for name in tensors) else "diffusers"
 
 
 @contextmanager

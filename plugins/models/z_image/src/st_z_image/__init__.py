@@ -1,0 +1,6 @@
+"""Z-Image for st: base, Turbo with an assistant, and De-Turbo."""
+
+from st_z_image.family import ZImage as ZImage
+from st_z_image.flavours import ZImageOptions as ZImageOptions
+
+__all__ = ["ZImage", "ZImageOptions"]
