@@ -56,16 +56,12 @@ class Flux2(PipelineFamily[Flux2Options]):
 
     @hookimpl
     def st_check(self, config: RunConfig) -> Iterable[Problem]:
-        """What a distilled model does not look at in previews."""
-        given = config.validation.model_fields_set
+        """A negative that a distilled model does not look at."""
         one = self.options.published
-        why = f"{self.options.flavour} is distilled" + (
-            " into few steps." if one.few_steps else ": it is told guidance."
-        )
-        if one.few_steps and "guidance" in given and config.validation.guidance > 1:
-            what = f"validation.guidance = {config.validation.guidance:g} has no effect."
-            yield Problem("validation.guidance", what, why, f"Set it to 1, or train {one.base}.")
         if (one.few_steps or one.pipeline == DEV) and config.validation.negative:
+            why = f"{self.options.flavour} is distilled: " + (
+                "it is not guided." if one.few_steps else "it is told guidance."
+            )
             yield Problem("validation.negative", "validation.negative has no effect.", why, "Delete it.")
 
     def caveats(self) -> Sequence[str]:
@@ -74,7 +70,8 @@ class Flux2(PipelineFamily[Flux2Options]):
         if not one.few_steps:
             return ()
         told = f"{self.options.flavour} is distilled into few steps, and training undoes that by and by"
-        return (f"{told}; what {one.base} learns can be used on it too",)
+        guided = "its previews are drawn without guidance, whatever validation.guidance says"
+        return (f"{told}; what {one.base} learns can be used on it too", guided)
 
     def check(self) -> None:
         super().check()
