@@ -127,3 +127,12 @@ class KnowsItsFiles(Protocol):
 
         Imports no torch, loads no weights and asks no network: what only a hub knows is not checked.
         """
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A family that has something to say to whoever trains it in the flavour and with the options that were chosen."""
+
+    def remarks(self) -> Sequence[str]:
+        """A sentence each: what is possible and may not be meant. Opens no file; the plan and the report show them."""
+        ...

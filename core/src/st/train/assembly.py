@@ -9,6 +9,7 @@ import torch
 
 from st.errors import Blamed, ProblemsFound, StError
 from st.model.checkpoint.soundness import require_numbers
+from st.model.family import Remarks
 from st.model.quantize.quantized import check_kept, quantize
 from st.report.stats import UpdateStats
 from st.train.learning.learners import Together, Updater, build_learners
@@ -124,6 +125,9 @@ def prepare_denoiser(run: Run, plugins: Plugins, checkpoint: Path | None = None)
     groups = [dict(group) for group in attached]
     if run.adapter.note:
         run.report.note(run.adapter.note, kind="adapter")
+    if isinstance(family, Remarks):
+        for remark in family.remarks():
+            run.report.note(remark, kind="family")
     for caveat in run.adapter.caveats(family):
         run.report.note(caveat, kind="format")
     # Before the adapter goes on from a checkpoint: a teacher that is a copy of the denoiser is the same in every part

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.cli.printing.say import say
 from st.cli.printing.table import print_table
+from st.model.family import Remarks
 from st.reading.runfile import Location, dotted
 from st.reading.toml import value_text
 from st.settings.config import RunOptions
@@ -44,7 +45,8 @@ def print_plan(config: RunConfig, plugins: Plugins, found: Preflight) -> None:
     print_table(("setting", "value", "from"), changed, "Settings that are not at their defaults")
     if found.elsewhere:
         say(f"Not looked at, because they are not on this machine or are paired: {', '.join(found.elsewhere)}")
-    for one in config.adapter.build(config.adapter.options).caveats(plugins.family):
+    remarks = plugins.family.remarks() if isinstance(plugins.family, Remarks) else ()
+    for one in (*remarks, *config.adapter.build(config.adapter.options).caveats(plugins.family)):
         say(f"Note: {one}")
     print("Nothing was loaded and nothing was written. All settings: st config show")
 
