@@ -27,8 +27,8 @@ split_key straight token_grid unmix velocity
 
 TESTING_NAMES = """
 BlockMiddlewareTests CliResult CommandTests DataBackendTests HookPluginTests Judge ModelFamilyTests OptimizerTests
-PipelineFamilyTests PlacementTests QuantizerTests ScheduleTests TinyDuo TinyEdit TinyFamily TinyRun TinyRunner
-TrackerTests ValidatorTests example_batch example_noised not_applicable
+PipelineFamilyTests PlacementTests QuantizerTests RunFileTests ScheduleTests TinyDuo TinyEdit TinyFamily TinyRun
+TinyRunner TrackerTests ValidatorTests example_batch example_noised not_applicable
 """
 
 HOOKS = {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from st.testing.examples import example_batch as example_batch
     from st.testing.examples import example_noised as example_noised
     from st.testing.family import ModelFamilyTests as ModelFamilyTests
+    from st.testing.family.run_files import RunFileTests as RunFileTests
     from st.testing.family.upstream import PipelineFamilyTests as PipelineFamilyTests
     from st.testing.hooks import HookPluginTests as HookPluginTests
     from st.testing.hooks import ValidatorTests as ValidatorTests
@@ -46,6 +47,7 @@ _HOME = {
     "PipelineFamilyTests": "st.testing.family.upstream",
     "PlacementTests": "st.testing.placements",
     "QuantizerTests": "st.testing.quantizers",
+    "RunFileTests": "st.testing.family.run_files",
     "ScheduleTests": "st.testing.updates",
     "TinyDuo": "st.testing.subjects.duo",
     "TinyEdit": "st.testing.subjects.edit",
