@@ -17,8 +17,9 @@ COPIED = ("pos_embed", "time_text_embed", "context_embedder")
 
 def make_control(denoiser: Any, layers: Sequence[int]) -> nn.Module:
     """An SD3ControlNetModel with the denoiser's first blocks. layers: (blocks,); () for the usual ones."""
-    from diffusers import SD3ControlNetModel
+    import diffusers
 
+    kind: Any = diffusers.SD3ControlNetModel  # not typed
     # The last block only reads text, and none of a control network's does.
     most = len(denoiser.transformer_blocks) - 1
     if layers and (len(layers) != 1 or not 1 <= layers[0] <= most):
@@ -31,7 +32,7 @@ def make_control(denoiser: Any, layers: Sequence[int]) -> nn.Module:
     config = {**denoiser.config, "num_layers": count, "extra_conditioning_channels": 0}
     # Where it is true, upstream's pipeline shows a network no pooled text, and latents without the autoencoder's shift.
     config["force_zeros_for_pooled_projection"] = False
-    network: Any = SD3ControlNetModel.from_config(config)
+    network = kind.from_config(config)
     for name in COPIED:
         getattr(network, name).load_state_dict(getattr(denoiser, name).state_dict())
     for ours, theirs in zip(network.transformer_blocks, denoiser.transformer_blocks, strict=False):
