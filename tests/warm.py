@@ -24,7 +24,9 @@ def run_st(arguments: Sequence[str], folder: Path, environment: Mapping[str, str
         process.start()
         process.join()
         text = Path(said.name).read_text(encoding="utf-8", errors="replace")
-    return process.exitcode or 0, text
+    code = process.exitcode or 0
+    # As a shell has it.
+    return code if code >= 0 else 128 - code, text
 
 
 def _become(arguments: list[str], folder: str, environment: dict[str, str], said: str) -> None:
