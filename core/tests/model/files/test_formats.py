@@ -13,6 +13,7 @@ from torch import Tensor
 from st import StError
 from st.errors import OutputUnwritable
 from st.model.files.adapter_file import read_adapter_file, write_adapter_file
+from st.model.files.composed import folded_format
 from st.model.files.formats import AdapterFormat, LoraShape, clean_key, comfyui_format, kohya_format, recognise
 from st.model.files.peft_layout import diffusers_format
 
@@ -40,6 +41,7 @@ FORMATS = {
     "renamed": comfyui_format(rename=[("blocks", "layers"), ("proj_out", "final.linear")]),
     "kohya": kohya_format(PATHS),
     "lazy": kohya_format(lambda: PATHS, "lora_transformer"),
+    "folded": folded_format(comfyui_format()),
 }
 
 
@@ -116,6 +118,19 @@ def test_diffusers_files_act_at_a_scale_of_one() -> None:
         torch.testing.assert_close(tensors[f"transformer.{path}.lora_B.weight"], expected)
 
 
+def test_a_folded_file_says_no_alpha_and_acts_at_a_scale_of_one() -> None:
+    ours = state(dora=False)
+
+    tensors, _ = FORMATS["folded"].to_file(ours, SHAPE)
+    read, _ = FORMATS["comfyui"].from_file(tensors, {})
+
+    assert not any(key.endswith(".alpha") for key in tensors)
+    for path, rank in SHAPE.ranks.items():
+        torch.testing.assert_close(
+            read[f"{path}.lora_B.weight"], ours[f"{path}.lora_B.weight"] * SHAPE.alphas[path] / rank
+        )
+
+
 def test_a_scale_that_bf16_does_not_hold_is_not_rounded() -> None:
     ours = {name: tensor.bfloat16() for name, tensor in state(False).items()}
 
@@ -140,7 +155,7 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["comfyui", "renamed", "kohya", "lazy"])
+@pytest.mark.parametrize("name", ["comfyui", "renamed", "kohya", "lazy", "folded"])
 def test_other_kinds_of_updates_come_back_as_they_were(name: str) -> None:
     ours = {**OTHERS, **{key: one for key, one in state().items() if key.startswith("blocks.0.attn.to_out.0.")}}
     shape = LoraShape({"blocks.0.attn.to_out.0": 4}, {"blocks.0.attn.to_out.0": 8.0})

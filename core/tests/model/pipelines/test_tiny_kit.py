@@ -15,6 +15,7 @@ from st.model.pipelines.tiny_kit import (
     autoencoder,
     clip,
     language,
+    pixtral,
     same_weights,
     save_pipeline,
     seeing,
@@ -25,6 +26,7 @@ from st.model.pipelines.tiny_kit import (
 WIDTH = 24
 TEXTS = ["a cat", "a longer one"]
 LANGUAGES = ("Qwen2Model", "Qwen3Model", "Gemma2Model", "Gemma3TextModel", "LlamaModel", "MistralModel", "GlmModel")
+PIXTRAL = ("Mistral3ForConditionalGeneration",)
 SEEING = ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration", "Qwen3VLForConditionalGeneration")
 
 
@@ -33,6 +35,8 @@ def part(kind: str) -> tuple[Any, Any]:
         return clip(WIDTH, projected=kind.endswith("Projection"))
     if kind.endswith("EncoderModel"):
         return t5(WIDTH, kind=kind)
+    if kind in PIXTRAL:
+        return pixtral(kind, WIDTH)
     return seeing(kind, WIDTH) if kind in SEEING else language(kind, WIDTH)
 
 
@@ -44,7 +48,16 @@ def read(model: Any, tokenizer: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", ["T5EncoderModel", "UMT5EncoderModel", "CLIPTextModel", "CLIPTextModelWithProjection", *LANGUAGES, *SEEING]
+    "kind",
+    [
+        "T5EncoderModel",
+        "UMT5EncoderModel",
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        *LANGUAGES,
+        *PIXTRAL,
+        *SEEING,
+    ],
 )
 def test_a_text_encoder_and_its_tokenizer_are_the_same_when_loaded(kind: str, tmp_path: Path) -> None:
     with same_weights():
@@ -77,6 +90,31 @@ def test_siglip_sees_as_many_patches_as_it_says_and_is_the_same_when_loaded(tmp_
 
     assert seen.shape == (1, 16, WIDTH)
     assert torch.equal(again, seen)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (lambda: language("Qwen3Model", WIDTH, chats=True), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            lambda: pixtral(width=WIDTH, words=("Be brief.",)),
+            "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]hi[/INST]",
+        ),
+    ],
+)
+def test_a_tokenizer_that_chats_has_one_token_for_each_word_of_its_template(made: Any, expected: str) -> None:
+    model, tokenizer = made()
+    chat = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    system = [{"role": "system", "content": "Be brief."}] if "SYSTEM" in expected else []
+    if not system:
+        chat[0]["content"] = "hi"
+
+    text = tokenizer.apply_chat_template([*system, *chat], tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+
+    assert text == expected
+    assert len(ids) < 30
+    assert max(ids) < model.get_input_embeddings().num_embeddings
 
 
 @pytest.mark.parametrize("kind", list(AUTOENCODERS))

@@ -85,14 +85,25 @@ def load_network(
 
 
 def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> Any:
-    """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError."""
+    """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError.
+
+    A processor of texts and pictures that stands as a tokenizer is its tokenizer: captions need no more, and what cuts
+    up pictures needs libraries of its own.
+    """
     from torch import nn
 
+    if is_wrapped(folder, name):
+        return load_tokenizer(folder, name)
     kind = component_class(folder, name)
     place, what = folder.root([name]) / name, f"model.checkpoint = {folder.location!r}: its {name!r}"
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         return load_network(kind, place, what, dtype=dtype, variant=folder.variant)
     return _load_plain(kind, place, what)
+
+
+def is_wrapped(folder: CheckpointFolder, name: str) -> bool:
+    """Whether a tokenizer stands inside of a processor, which is known by the class's name alone."""
+    return name.startswith("tokenizer") and folder.components().get(name, "").endswith("Processor")
 
 
 def load_tokenizer(folder: CheckpointFolder, name: str) -> Any:

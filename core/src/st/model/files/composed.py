@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from st.model.files.formats import AdapterFormat, LoraShape, read_layout, renamed
+from st.model.files.formats import UP, AdapterFormat, LoraShape, read_layout, renamed
+from st.model.files.peft_layout import TRAINED, header_table, rescaled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,14 @@ def renamed_format(inner: AdapterFormat, theirs: Callable[[str], str], ours: Cal
 def reading_also(written: AdapterFormat, *read: AdapterFormat) -> AdapterFormat:
     """A format that is written as it is, and reads files of the others too."""
     return _ReadingAlso(written, read)
+
+
+def folded_format(inner: AdapterFormat) -> AdapterFormat:
+    """A format whose low-rank updates have alpha / rank inside of ``lora_B`` and no alpha beside them.
+
+    For programs that read the names and know no alpha. What alpha was is in the header, so that it comes back.
+    """
+    return _Folded(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +76,33 @@ class _ReadingAlso(AdapterFormat):
 
     def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
         return self.written.caveats(planned)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded(AdapterFormat):
+    inner: AdapterFormat
+
+    def to_file(self, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[dict[str, Tensor], dict[str, str]]:
+        scaled = dict(state)
+        for path, rank in shape.ranks.items():
+            scaled[f"{path}.{UP}"] = rescaled(state[f"{path}.{UP}"], shape.alphas[path] / rank)
+        tensors, header = self.inner.to_file(scaled, LoraShape(shape.ranks, {}))
+        folded = {path: alpha for path, alpha in shape.alphas.items() if alpha != shape.ranks[path]}
+        return tensors, header | ({TRAINED: json.dumps(folded, indent=2, sort_keys=True)} if folded else {})
+
+    def from_file(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[dict[str, Tensor], LoraShape]:
+        state, shape = self.inner.from_file(tensors, metadata)
+        if TRAINED not in metadata:
+            return state, shape
+        trained = {path: float(alpha) for path, alpha in header_table(metadata, TRAINED).items() if path in shape.ranks}
+        for path, alpha in trained.items():
+            state[f"{path}.{UP}"] = rescaled(state[f"{path}.{UP}"], shape.ranks[path] / alpha)
+        return state, LoraShape(shape.ranks, {**shape.alphas, **trained})
+
+    def refusals(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.inner.refusals(planned)
+
+    def caveats(self, planned: Sequence[Planned]) -> Sequence[str]:
+        return self.inner.caveats(planned)

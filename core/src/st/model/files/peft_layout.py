@@ -33,7 +33,7 @@ def diffusers_format(prefix: str = "transformer") -> AdapterFormat:
 
 def header_alphas(header: str, prefix: str, ranks: Mapping[str, int]) -> dict[str, float]:
     """alpha of each module of a component, from ``lora_adapter_metadata``. Raises StError for what is no JSON table."""
-    return _alphas(_unprefixed(_table(header, METADATA), prefix), ranks)
+    return _alphas(_unprefixed(header_table({METADATA: header}, METADATA), prefix), ranks)
 
 
 def joined_headers(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
@@ -81,10 +81,10 @@ class _Diffusers(AdapterFormat):
         if METADATA in metadata:
             shape = shape_of(state, header_alphas(metadata[METADATA], self.prefix, shape.ranks))
         if TRAINED in metadata:
-            named = _unprefixed(_table(metadata[TRAINED], TRAINED), self.prefix)
+            named = _unprefixed(header_table(metadata, TRAINED), self.prefix)
             trained = {path: float(alpha) for path, alpha in named.items() if path in shape.ranks}
             for path, alpha in trained.items():
-                state[f"{path}.{UP}"] = _scaled(state[f"{path}.{UP}"], shape.ranks[path] / alpha)
+                state[f"{path}.{UP}"] = rescaled(state[f"{path}.{UP}"], shape.ranks[path] / alpha)
             shape = LoraShape(shape.ranks, {**shape.alphas, **trained})
         return state, shape
 
@@ -106,7 +106,7 @@ def _low_rank(parts: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """What changes nothing at a scale of 1. Differences of biases have no place and are left out."""
     rank = len(parts[DOWN])
     written = {part: tensor for part, tensor in parts.items() if part in (DOWN, UP, MAGNITUDE)}
-    return {**written, UP: _scaled(parts[UP], alpha / rank)}
+    return {**written, UP: rescaled(parts[UP], alpha / rank)}
 
 
 def _kronecker(path: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,21 +121,22 @@ def _kronecker(path: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     scale = 1.0
     if "lokr_w2_a" in parts and "alpha" in parts and not parts["alpha"].is_meta:
         scale = float(parts["alpha"]) / parts["lokr_w2_b"].shape[0]
-    scaled = _scaled(parts["lokr_w1"], scale)
+    scaled = rescaled(parts["lokr_w1"], scale)
     return {**{part: tensor for part, tensor in parts.items() if part != "alpha"}, "lokr_w1": scaled}
 
 
-def _scaled(tensor: Tensor, scale: float) -> Tensor:
-    """In its own precision where no digit is lost, else in float32 at least."""
+def rescaled(tensor: Tensor, scale: float) -> Tensor:
+    """A tensor times a number: in its own precision where no digit is lost, else in float32 at least."""
     if scale == 1:
         return tensor
     exact = math.frexp(scale)[0] == 0.5 or tensor.dtype.itemsize >= 4
     return tensor * scale if exact else tensor.float() * scale
 
 
-def _table(text: str, name: str) -> dict[str, Any]:
+def header_table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """A table that a header holds as JSON. Raises StError for what is none."""
     try:
-        config = json.loads(text)
+        config = json.loads(metadata[name])
     except json.JSONDecodeError as error:
         raise StError(f"{name} in the file's header is not JSON: {error}") from error
     if not isinstance(config, dict):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
-from st.model.checkpoint.networks import load_component
+from st.model.checkpoint.networks import is_wrapped, load_component
 from st.model.checkpoint.quiet import quietly
 from st.model.pipelines.token_count import Reading, readings
 
@@ -192,5 +192,9 @@ def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[
     required = [name for name, parameter in parameters if parameter.default is parameter.empty and name != "self"]
     absent = {name: None for name in (*required, *pipeline._optional_components) if name not in wanted}
     loaded = {name: load_component(folder, name, dtype) for name in wanted}
+    # diffusers takes no tokenizer for a processor when it loads.
+    later = {name: loaded.pop(name) for name in wanted if is_wrapped(folder, name)}
     with quietly():
-        return pipeline.from_pretrained(folder.root(wanted), dtype=dtype, **loaded, **absent)
+        made = pipeline.from_pretrained(folder.root(wanted), dtype=dtype, **loaded, **absent, **dict.fromkeys(later))
+    made.register_modules(**later)
+    return made

@@ -28,6 +28,23 @@ if TYPE_CHECKING:
 VISION_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 """Words that are one token each in the tokenizers of models that see."""
 
+PIXTRAL_TOKENS = ("[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
+"""The same of Mistral's."""
+
+_CHAT_TOKENS = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
+_CHATTED = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+_INSTRUCTED = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}[SYSTEM_PROMPT]{% else %}[INST]{% endif %}"
+    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% else %}[IMG]{% endif %}{% endfor %}{% endif %}"
+    "{% if message.role == 'system' %}[/SYSTEM_PROMPT]{% else %}[/INST]{% endif %}{% endfor %}"
+)
+
 
 @contextmanager
 def same_weights(seed: int = 0) -> Iterator[None]:
@@ -94,13 +111,19 @@ def clip(
     return _made("CLIPTextModelWithProjection" if projected else "CLIPTextModel", shape | settings), tokenizer
 
 
-def language(kind: str = "Qwen3Model", width: int = 32, layers: int = 2, **settings: Any) -> tuple[Any, Any]:
+def language(
+    kind: str = "Qwen3Model", width: int = 32, layers: int = 2, *, chats: bool = False, **settings: Any
+) -> tuple[Any, Any]:
     """A language model by its class in transformers, and a tokenizer of its kind. Hidden states are (B, L, width).
 
     Qwen2, Qwen3, Gemma 1 to 3 (text), Llama, Mistral and GLM are of this shape. Qwen and GLM count bytes and pad to the
-    left; the others begin with a token of their own and pad to the right.
+    left; the others begin with a token of their own and pad to the right. chats: whether the tokenizer has a chat
+    template, of the form that Qwen3's has.
     """
     tokenizer, count = _words_of(kind)
+    if chats:
+        tokenizer.chat_template = _CHATTED
+        count += tokenizer.add_special_tokens({"additional_special_tokens": list(_CHAT_TOKENS)})
     shape = _language(count, width, layers)
     if kind.startswith("Glm"):
         # Its configuration names a token of the published table where none is given.
@@ -152,6 +175,30 @@ def siglip2(width: int = 16, layers: int = 1, patches: int = 16, **settings: Any
     }
     processor = transformers.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=patches)
     return _made("Siglip2VisionModel", shape | settings), processor
+
+
+def pixtral(
+    kind: str = "Mistral3ForConditionalGeneration",
+    width: int = 32,
+    layers: int = 2,
+    words: Sequence[str] = (),
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """Mistral with Pixtral's small eye, and a tokenizer of characters. Hidden states are (B, L, width).
+
+    words: further ones that are one token each, such as a system prompt. settings: of the language part. The tokenizer
+    has a chat template of the published form, and pads to the left. Published checkpoints wrap it in a processor.
+    """
+    tokenizer, count = begun_tokenizer("LlamaTokenizer")
+    tokenizer.padding_side, tokenizer.chat_template = "left", _INSTRUCTED
+    count += tokenizer.add_special_tokens({"additional_special_tokens": [*PIXTRAL_TOKENS, *words]})
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape = _language(count, width, layers) | ids | {"model_type": "mistral", "sliding_window": None}
+    eye = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    eye |= {"num_attention_heads": 2, "patch_size": 14, "image_size": 56}
+    image = tokenizer.convert_tokens_to_ids(PIXTRAL_TOKENS[0])
+    model = _made(kind, {"text_config": shape | settings, "vision_config": eye, "image_token_index": image})
+    return model, tokenizer
 
 
 AUTOENCODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(

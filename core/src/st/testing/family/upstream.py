@@ -221,6 +221,7 @@ class PipelineFamilyTests(ModelFamilyTests):
 
         known = inspect.signature(pipeline.__call__).parameters
         wanted = {
+            "prompt": self.wanted,
             "height": self.size.height,
             "width": self.size.width,
             "num_inference_steps": steps,
@@ -234,7 +235,7 @@ class PipelineFamilyTests(ModelFamilyTests):
         pipeline.scheduler.step = told
         try:
             with torch.no_grad():
-                walk.result = pipeline(self.wanted, **{name: one for name, one in wanted.items() if name in known})[0]
+                walk.result = pipeline(**{name: one for name, one in wanted.items() if name in known})[0]
         finally:
             pipeline.scheduler.step = step
         walk.times = self.times(pipeline.scheduler)

@@ -20,7 +20,7 @@ def write_tiny(directory: Path, *, sees: bool = False) -> None:
     build: Any = diffusers  # not typed
     with same_weights():
         parts = {}
-        parts["text_encoder"], parts["tokenizer"] = language("Qwen3Model", WIDTH)
+        parts["text_encoder"], parts["tokenizer"] = language("Qwen3Model", WIDTH, chats=True)
         parts["scheduler"] = build.FlowMatchEulerDiscreteScheduler(shift=6.0)
         parts["vae"] = autoencoder(
             latent_channels=16,
