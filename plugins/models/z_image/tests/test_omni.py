@@ -104,7 +104,8 @@ def test_every_step_of_the_pipeline_is_the_familys(family: ZImage, number: int, 
                 for told in texts
             )
             ours = wanted + strength * (wanted - against)
-            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+            # Guidance adds up the roundings of both answers, as often as it counts them.
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * (1 + 2 * strength))
 
     assert (len(walk.steps), len(walk.shown)) == (3, number)
 
