@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from st.model.pipelines.tiny_kit import (
@@ -18,6 +19,7 @@ from st.model.pipelines.tiny_kit import (
     same_weights,
     save_pipeline,
     seeing,
+    siglip2,
     t5,
 )
 
@@ -71,6 +73,23 @@ def test_a_text_encoder_and_its_tokenizer_are_the_same_when_loaded(kind: str, tm
     assert expected.shape[::2] == (2, WIDTH)
     assert torch.equal(read(loaded, words), expected)
     assert not torch.allclose(expected[0, -1], expected[1, -1])
+
+
+def test_siglip_sees_as_many_patches_as_it_says_and_is_the_same_when_loaded(tmp_path: Path) -> None:
+    with same_weights():
+        model, processor = siglip2(WIDTH, patches=16)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "processor")
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    cutting = type(processor).from_pretrained(tmp_path / "processor")
+    shown = [Image.new("RGB", (96, 48), "teal")]
+
+    with torch.no_grad():
+        seen = model(**processor(shown, return_tensors="pt")).last_hidden_state
+        again = loaded(**cutting(shown, return_tensors="pt")).last_hidden_state
+
+    assert seen.shape == (1, 16, WIDTH)
+    assert torch.equal(again, seen)
 
 
 @pytest.mark.parametrize(

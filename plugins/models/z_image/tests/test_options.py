@@ -38,8 +38,23 @@ def test_every_name_of_the_options_is_tried() -> None:
     assert set(FLAVOURS) == set(fields["flavour"]["enum"])
 
 
+def test_references_for_a_flavour_that_is_shown_none_are_refused(
+    run_file: Callable[[str], Path], st_cli: Any, tmp_path: Path
+) -> None:
+    photos = write_photos(tmp_path / "photos")
+    dataset = f'[[dataset]]\nname = "a"\nurl = "{photos}"\nreference_sets = ["b"]\n'
+    dataset += f'[[dataset]]\nname = "b"\nrole = "reference"\nurl = "{photos}"\n'
+
+    result = st_cli("train", run_file(f'plugins = ["z_image"]\noutput = "out"\nsteps = 1\n{dataset}'), "--dry-run")
+
+    assert result.code == 2
+    assert "data set 'a' has references, and this model is shown none." in result.err
+
+
 def test_every_flavour_names_its_parts_and_nothing_is_fetched_before_it_is_needed() -> None:
     for name, flavour in FLAVOURS.items():
+        if not flavour.repository:
+            continue
         options = ZImage(ZImageOptions.model_validate({"flavour": name})).options
 
         assert (options.checkpoint, options.denoiser) == (flavour.repository, flavour.denoiser)
@@ -57,6 +72,7 @@ def test_a_checkpoint_of_ones_own_keeps_its_own_denoiser(folder: Path) -> None:
         ({"checkpoint": "z.safetensors"}, "name a single file of weights in denoiser"),
         ({"max_tokens": 600}, "less than or equal to 512"),
         ({"assistant_strength": 0.5}, "assistant_strength has no effect"),
+        ({"flavour": "omni"}, "no weights of flavour omni are published"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], message: str) -> None:
@@ -66,7 +82,8 @@ def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any], messa
 
 def test_captions_are_counted_with_their_template(make_family: Callable[..., ZImage]) -> None:
     (encoder,) = make_family(max_tokens=100).text_encoders()
-    around = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")
+    # <|im_start|> and <|im_end|> are one token each.
+    around = len("<user\n>\n<assistant\n")
 
     assert encoder.count_tokens("b" * 10) == (around + 10, around + 10)
     assert encoder.count_tokens("b" * 90) == (around + 90, 100)

@@ -19,7 +19,7 @@ class TestPage(RunFileTests):
     page = Path(__file__).parents[4] / "docs" / "models" / "z-image.md"
 
     def tiny(self, flavour: str, folder: Path) -> ZImage:
-        family = ZImage.tiny(folder)
+        family = ZImage.tiny(folder, "omni" if flavour == "omni" else "base")
         if flavour != "turbo":
             return family
         denoiser = family.load_denoiser(torch.device("cpu"), torch.float32)

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from st.data.sample import REFERENCE
 from st.errors import Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from st.data.encoder import Encoder
     from st.model.adapters.adapter import Adapter
     from st.model.family import ModelFamily
@@ -41,6 +46,18 @@ def references_read(family: ModelFamily[Any], adapter: Adapter) -> References | 
         if reader is not None:
             return reader
     return None
+
+
+def shown_latents(extras: Mapping[str, Tensor]) -> list[Tensor]:
+    """Latents (B, C, H, W) of the references in ``Batch.extras``, in the order that the model is shown them.
+
+    A tensor (B, N, C, H, W) holds N of one size.
+    """
+    found: list[Tensor] = []
+    # By length first: a tenth comes after a second.
+    for name in sorted((name for name in extras if name.startswith(REFERENCE)), key=lambda name: (len(name), name)):
+        found += [extras[name]] if extras[name].ndim == 4 else list(extras[name].unbind(1))
+    return found
 
 
 def unsuited(what: str, number: int, read: References | None, where: str = "") -> Problem | None:

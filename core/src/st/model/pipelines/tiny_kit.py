@@ -158,6 +158,25 @@ def seeing(
     return _made(kind, {"text_config": shape | settings, "vision_config": eye, **ids}), tokenizer
 
 
+def siglip2(width: int = 16, layers: int = 1, patches: int = 16, **settings: Any) -> tuple[Any, Any]:
+    """SigLIP 2 for pictures of any aspect, and its processor. It sees (patches, width), a patch of 16 x 16 pixels each.
+
+    The processor is upstream's own that needs no torchvision; it makes pictures as small as their patches have room.
+    """
+    import transformers
+
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_patches": patches,
+        "patch_size": 16,
+    }
+    processor = transformers.Siglip2ImageProcessorPil(patch_size=16, max_num_patches=patches)
+    return _made("Siglip2VisionModel", shape | settings), processor
+
+
 def pixtral(
     kind: str = "Mistral3ForConditionalGeneration",
     width: int = 32,

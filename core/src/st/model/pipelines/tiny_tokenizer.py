@@ -11,11 +11,6 @@ PRINTABLE = tuple(chr(code) for code in range(33, 127))
 CLIP_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPACE = "\u2581"
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""How Qwen's tokenizers put a conversation into words."""
 
 
 def character_tokenizer(characters: Sequence[str] = PRINTABLE) -> tuple[Any, int]:
@@ -54,7 +49,7 @@ def clip_tokenizer(characters: Sequence[str] = PRINTABLE, padding: str = END) ->
 
 
 def byte_tokenizer(specials: Sequence[str] = (), side: str = "left") -> tuple[Any, int]:
-    """Qwen's tokenizer with one token for each byte and its template of conversations, and how many tokens it has.
+    """Qwen's tokenizer with one token for each byte, and how many it has.
 
     specials: words that are one token each. side: where padding goes, "left" or "right".
     """
@@ -69,7 +64,6 @@ def byte_tokenizer(specials: Sequence[str] = (), side: str = "left") -> tuple[An
         eos_token=END,
         pad_token=END,
         padding_side=side,
-        chat_template=CHAT,
     )
     if specials:
         tokenizer.add_special_tokens({"additional_special_tokens": list(specials)})

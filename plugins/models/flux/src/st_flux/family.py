@@ -12,7 +12,7 @@ from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.model.adapters.assistant import bring_assistant, without_assistant
-from st.model.adapters.references import References
+from st.model.adapters.references import References, shown_latents
 from st.model.pipelines.packing import pack, token_count, unpack
 from st.model.pipelines.pipeline_family import PipelineFamily
 from st.model.pipelines.schedule import scheduled_shift
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
     from st.model.pipelines.text_stack import TextStack
-
-REFERENCE = "reference"
-"""``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
 
 
 class Flux(PipelineFamily[FluxOptions]):
@@ -128,7 +125,7 @@ class Flux(PipelineFamily[FluxOptions]):
         import torch
 
         dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
-        references = _references(batch.extras)
+        references = shown_latents(batch.extras)
         text = batch.conditions["prompt_embeds"].to(dtype)
         picture = torch.cat([pack(one).to(dtype) for one in (noised.x, *references)], dim=1)
         mask = batch.conditions.get("prompt_embeds_mask")
@@ -280,15 +277,6 @@ class Flux(PipelineFamily[FluxOptions]):
 def read_clip(encoders: Mapping[str, nn.Module], conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """What the pipeline's ``encode_prompt`` takes of CLIP: ``pooled_prompt_embeds``, from ``tokens`` (B, 77)."""
     return {"pooled_prompt_embeds": encoders["text_encoder"](conditions["tokens"]).pooler_output}
-
-
-def _references(extras: Mapping[str, Tensor]) -> list[Tensor]:
-    """Latents (B, C, H, W) of the references, in the order of their names; (B, N, C, H, W) holds N of one size."""
-    found: list[Tensor] = []
-    # By length first: a tenth comes after a second.
-    for name in sorted((name for name in extras if name.startswith(REFERENCE)), key=lambda name: (len(name), name)):
-        found += [extras[name]] if extras[name].ndim == 4 else list(extras[name].unbind(1))
-    return found
 
 
 def _keep_picture_rows(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:

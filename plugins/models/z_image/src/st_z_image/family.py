@@ -7,21 +7,23 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from st import BlockGroup, GeometryRule, TokenStream, hookimpl
+from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.model.adapters.assistant import bring_assistant, without_assistant
+from st.model.adapters.references import References
 from st.model.pipelines.packing import token_count
 from st.model.pipelines.pipeline_family import PipelineFamily
 from st.model.pipelines.schedule import scheduled_shift
-from st_z_image.flavours import TARGETS, ZImageOptions
+from st_z_image import omni
+from st_z_image.flavours import FLAVOURS, TARGETS, Name, ZImageOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from st import Batch, Geometry, Noised, Run, Shot
+    from st import Batch, Encoder, Geometry, Noised, Run, Shot
     from st.model.adapters.architecture import Architecture
     from st.model.files.formats import AdapterFormat
 
@@ -31,7 +33,7 @@ LISTS = (TEXT, f"negative_{TEXT}")
 
 
 class ZImage(PipelineFamily[ZImageOptions]):
-    """Z-Image: base, Turbo and De-Turbo.
+    """Z-Image: base, Turbo and De-Turbo, and Omni, which is shown pictures.
 
     Time is 1 - the denoiser's own, which is 0 for noise; its answer is clean - noise, so the sign is turned.
     """
@@ -42,13 +44,23 @@ class ZImage(PipelineFamily[ZImageOptions]):
     geometry = GeometryRule(multiple=16)
     path = staticmethod(straight)
     target = staticmethod(velocity)
-    full_precision = ("all_x_embedder.2-1", "cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2", "2-1.linear")
+    full_precision = ("all_x_embedder.2-1", "cap_embedder.1", "siglip_embedder.1", "t_embedder.mlp.*", "2-1.linear")
 
     def __init__(self, options: ZImageOptions) -> None:
         own = not options.checkpoint
         published = options.published
         found = {"checkpoint": published.repository, "denoiser": options.denoiser or published.denoiser} if own else {}
         super().__init__(options.model_copy(update=found))
+        self.pipeline = published.pipeline
+
+    def check_files(self) -> None:
+        super().check_files()
+        if self.folder.is_here():
+            self._check_flavour()
+
+    def check(self) -> None:
+        super().check()
+        self._check_flavour()
 
     def caveats(self) -> Sequence[str]:
         """Of a model that is distilled to few steps, which training undoes."""
@@ -65,6 +77,21 @@ class ZImage(PipelineFamily[ZImageOptions]):
     def prompt_arguments(self) -> Mapping[str, Any]:
         return {"max_sequence_length": self.options.max_tokens}
 
+    def text_encoders(self) -> Sequence[Encoder]:
+        if not self.options.published.sees:
+            return super().text_encoders()
+        from st.model.pipelines.pipeline_text import Prompting
+        from st_z_image.omni import OmniText
+
+        self.check()
+        without = (self.denoiser, self.autoencoder, *self.unused)
+        prompting = Prompting(self._pipeline_class(), without, self.encodes, self.trims, self.prompt_arguments())
+        return (OmniText(self.folder, prompting, self.options.text_precision),)
+
+    def references(self) -> References | None:
+        """Omni is shown any number of pictures, or none."""
+        return References(at_least=0) if self.options.published.sees else None
+
     @hookimpl
     def st_denoiser_loaded(self, run: Run) -> None:
         """Add the assistant, once weights are quantized and before anything learns."""
@@ -78,6 +105,8 @@ class ZImage(PipelineFamily[ZImageOptions]):
         import torch
 
         dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
+        if self.options.published.sees:
+            return -omni.answer(denoiser, noised, batch, dtype)
         answers: list[Tensor] = denoiser(
             list(noised.x.to(dtype).unsqueeze(2).unbind()),
             1 - noised.t,
@@ -109,6 +138,10 @@ class ZImage(PipelineFamily[ZImageOptions]):
         return Architecture(name, "https://github.com/Tongyi-MAI/Z-Image", "zimage", "networks.lora_zimage")
 
     def blocks(self) -> Sequence[BlockGroup]:
+        if self.options.published.sees:
+            # Each sample's picture lies behind its caption and its references.
+            behind = TokenStream("x", place="each", count=omni.count, starts=omni.starts, select=omni.keep_rows)
+            return (BlockGroup("layers", behind),)
         # Behind the picture's tokens lie those that fill it up to a multiple of 32, and in `layers` the caption's.
         stream = TokenStream(argument="x", place="first", count=_count, select=_keep_picture_rows)
         return tuple(BlockGroup(kind, stream) for kind in ("noise_refiner", "layers"))
@@ -124,15 +157,30 @@ class ZImage(PipelineFamily[ZImageOptions]):
             return super().render(denoiser, shot)
 
     def _draw(self, pipeline: Any, wanted: Mapping[str, Any], shot: Shot) -> Tensor:
-        lists = {name: list(wanted[name].unbind()) for name in LISTS if name in wanted}
+        lists: dict[str, Any] = {name: list(wanted[name].unbind()) for name in LISTS if name in wanted}
+        if self.options.published.sees:
+            # Without pictures a caption is one piece.
+            lists = {name: [[rows] for rows in texts] for name, texts in lists.items()}
         return super()._draw(pipeline, {**wanted, **lists}, shot)
 
     @classmethod
-    def tiny(cls, directory: Path) -> Self:
+    def tiny(cls, directory: Path, flavour: Name = "base") -> Self:
         from st_z_image.tiny import write_tiny
 
-        write_tiny(directory)
-        return cls(ZImageOptions(checkpoint=str(directory), max_tokens=128, text_precision="fp32"))
+        write_tiny(directory, sees=FLAVOURS[flavour].sees)
+        options = ZImageOptions(flavour=flavour, checkpoint=str(directory), max_tokens=128, text_precision="fp32")
+        return cls(options)
+
+    def _check_flavour(self) -> None:
+        """Raises StError for a checkpoint of the other pipeline: texts would be put to it in another way."""
+        found = str(self.folder.index().get("_class_name"))
+        flavours = [name for name, one in FLAVOURS.items() if one.pipeline == found]
+        if flavours and found != self.pipeline:
+            raise StError(
+                f"model.checkpoint = {self.folder.location!r} is not of the flavour {self.options.flavour!r}",
+                why=f"it holds a {found}; {self.pipeline} is needed",
+                fix=f"set model.flavour to {' or '.join(map(repr, flavours))}, or name another checkpoint",
+            )
 
     @cached_property
     def _scheduler(self) -> Mapping[str, Any]:

@@ -16,15 +16,20 @@ from st.model.pipelines.pipeline_family import PipelineOptions
 class Flavour:
     """One published model.
 
-    repository: on the hub. denoiser: another one that holds the denoiser only. assistant: an adapter that is there
-    while it is trained. few_steps: how many steps it is distilled to; 0 for none.
+    repository: on the hub; '' where none is published. pipeline: its class in diffusers. denoiser: another repository
+    that holds the denoiser only. assistant: an adapter that is there while it is trained. few_steps: how many steps it
+    is distilled to; 0 for none. sees: whether it is shown reference pictures.
     """
 
     repository: str
+    pipeline: str = "ZImagePipeline"
     denoiser: str = ""
     assistant: str = ""
     few_steps: int = 0
+    sees: bool = False
 
+
+Name = Literal["base", "turbo", "de-turbo", "omni"]
 
 FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     {
@@ -35,6 +40,7 @@ FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
             few_steps=8,
         ),
         "de-turbo": Flavour("Tongyi-MAI/Z-Image-Turbo", denoiser="ostris/Z-Image-De-Turbo"),
+        "omni": Flavour("", pipeline="ZImageOmniPipeline", sees=True),
     }
 )
 
@@ -54,8 +60,9 @@ TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class ZImageOptions(PipelineOptions):
     """Which Z-Image model is trained, and how it is asked."""
 
-    flavour: Literal["base", "turbo", "de-turbo"] = "base"
-    """Published model that is trained, or that a checkpoint of your own comes from."""
+    flavour: Name = "base"
+    """Published model that is trained, or that a checkpoint of your own comes from. Of omni, which is shown reference
+    pictures, a checkpoint has to be named."""
     checkpoint: str = ""
     """Another folder in diffusers' layout, or a repository on the hub as owner/name. Empty: the flavour's own."""
     targets: Literal["attention", "all", "all+ffs", "modulation"] = "all"
@@ -78,6 +85,11 @@ class ZImageOptions(PipelineOptions):
         if self.checkpoint.endswith(".safetensors"):
             raise ValueError(
                 "checkpoint is a whole model; name a single file of weights in denoiser, and the flavour that it is of"
+            )
+        if not self.checkpoint and not self.published.repository:
+            raise ValueError(
+                f"no weights of flavour {self.flavour} are published; name a folder in the layout of "
+                f"{self.published.pipeline} in checkpoint"
             )
         if "assistant_strength" in self.model_fields_set and not (self.assistant or self.published.assistant):
             raise ValueError(

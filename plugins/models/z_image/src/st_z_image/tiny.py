@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from st.model.pipelines.tiny_kit import autoencoder, language, same_weights, save_pipeline
+from st.model.pipelines.tiny_kit import autoencoder, language, same_weights, save_pipeline, siglip2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-WIDTH = 32
+WIDTH, SEEN = 32, 16
 
 
-def write_tiny(directory: Path, shift: float = 6.0) -> None:
-    """Write ``model_index.json`` and every component. The same weights each time. shift: of the scheduler."""
+def write_tiny(directory: Path, *, sees: bool = False) -> None:
+    """Write ``model_index.json`` and every component. The same weights each time. sees: whether it is Omni's."""
     import diffusers
     import torch
 
     build: Any = diffusers  # not typed
     with same_weights():
         parts = {}
-        parts["text_encoder"], parts["tokenizer"] = language("Qwen3Model", WIDTH)
-        parts["scheduler"] = build.FlowMatchEulerDiscreteScheduler(shift=shift)
+        parts["text_encoder"], parts["tokenizer"] = language("Qwen3Model", WIDTH, chats=True)
+        parts["scheduler"] = build.FlowMatchEulerDiscreteScheduler(shift=6.0)
         parts["vae"] = autoencoder(
             latent_channels=16,
             scaling_factor=0.3611,
@@ -37,9 +37,14 @@ def write_tiny(directory: Path, shift: float = 6.0) -> None:
             n_kv_heads=2,
             cap_feat_dim=WIDTH,
             axes_dims=[4, 6, 6],
+            siglip_feat_dim=SEEN if sees else None,
         )
+        if sees:
+            parts["siglip"], parts["siglip_processor"] = siglip2(SEEN)
         with torch.no_grad():
             # Padding that is zero could not be told from padding that is left out.
             parts["transformer"].x_pad_token.normal_()
             parts["transformer"].cap_pad_token.normal_()
-        save_pipeline("ZImagePipeline", directory, **parts)
+            if sees:
+                parts["transformer"].siglip_pad_token.normal_()
+        save_pipeline("ZImageOmniPipeline" if sees else "ZImagePipeline", directory, **parts)
