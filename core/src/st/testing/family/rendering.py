@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from st.data.encoder import Role
     from st.model.family import ModelFamily
 
 
@@ -44,11 +45,13 @@ class RenderingTests(FamilyTests):
                 if geometry.height:
                     assert first.shape[-2:] == (geometry.height, geometry.width)
 
-    def conditions(self, family: ModelFamily[Any], text: str) -> Mapping[str, Tensor]:
-        """What the text encoders give of one text, collated."""
+    def conditions(self, family: ModelFamily[Any], text: str, role: Role = "caption") -> Mapping[str, Tensor]:
+        """What the text encoders give of one text, collated. role: what the text is used for."""
+        from dataclasses import replace
+
         import torch
 
-        given = example_inputs(family.codec(), self.geometries[0], (text,))
+        given = [replace(one, role=role) for one in example_inputs(family.codec(), self.geometries[0], (text,))]
         merged: dict[str, Tensor] = {}
         for encoder in family.text_encoders():
             (entry,) = encoded(encoder, given, torch.device("cpu"))

@@ -126,7 +126,7 @@ class PipelineFamilyTests(ModelFamilyTests):
 
         from st.model.shot import Shot
 
-        wanted, against = (self.conditions(family, text) for text in (self.wanted, self.against))
+        wanted, against = self.told(family)
         shot = Shot(wanted, against if strength > 1 else None, self.size, seed=5, steps=2, guidance=strength)
 
         with torch.no_grad():
@@ -180,13 +180,17 @@ class PipelineFamilyTests(ModelFamilyTests):
         """The pipeline's times before they are shifted, then 0: evenly spread from 1 to 1 / steps."""
         return [*(1 - step / steps for step in range(steps)), 0.0]
 
+    def told(self, family: PipelineFamily[Any]) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """The conditions of both texts, each read as what it is used for."""
+        return self.conditions(family, self.wanted), self.conditions(family, self.against, "negative")
+
     def predictor(
         self, family: PipelineFamily[Any], denoiser: nn.Module, strength: float
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x, t) to what the family answers for the two texts, combined."""
         from st.diffusion.objective import Batch, Noised
 
-        conditions = [self.conditions(family, text) for text in (self.wanted, self.against)]
+        conditions = self.told(family)
         extras = self.extras(family)
 
         def ask(x: Tensor, t: Tensor, told: Mapping[str, Tensor]) -> Tensor:

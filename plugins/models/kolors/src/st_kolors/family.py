@@ -55,7 +55,7 @@ class Kolors(UnetFamily[KolorsOptions]):
         text = narrowed(arguments["encoder_hidden_states"].to(weight_type(network)))
         return super().controlled(network, {**arguments, "encoder_hidden_states": text}, shown)
 
-    def check_unet(self) -> None:
+    def check_denoiser(self) -> None:
         unet = self.folder.config("unet")
         if unet.get("addition_embed_type") != "text_time" or unet.get("encoder_hid_dim_type") != "text_proj":
             raise StError(
@@ -63,7 +63,7 @@ class Kolors(UnetFamily[KolorsOptions]):
                 why="its U-Net does not read a language model and the sizes of its pictures as Kolors' does",
                 fix="name another checkpoint, or the plugin of that model's family",
             )
-        check_channels(self.folder)
+        check_channels(self.folder, self.denoiser)
 
     @classmethod
     def tiny(cls, directory: Path) -> Self:

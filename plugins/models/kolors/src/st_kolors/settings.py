@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from st_sdxl.unet_options import SCHEDULE, UnetOptions
+from st_sdxl.table_options import SCHEDULE
+from st_sdxl.unet_options import UnetOptions
 
 REPOSITORIES: Mapping[str, str] = MappingProxyType({"1.0": "Kwai-Kolors/Kolors-diffusers"})
 

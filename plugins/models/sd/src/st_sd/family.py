@@ -60,7 +60,7 @@ class Sd(UnetFamily[SdOptions]):
             f"stable-diffusion-{name}", f"https://github.com/{makers}", base, "networks.lora", says, v2=second
         )
 
-    def check_unet(self) -> None:
+    def check_denoiser(self) -> None:
         here = f"model.checkpoint = {self.options.checkpoint!r}"
         unet = self.folder.config("unet")
         if unet.get("addition_embed_type") or unet.get("encoder_hid_dim_type"):
@@ -69,7 +69,7 @@ class Sd(UnetFamily[SdOptions]):
                 why="its U-Net is told more than a caption",
                 fix="name another checkpoint, or the plugin of that model's family",
             )
-        check_channels(self.folder)
+        check_channels(self.folder, self.denoiser)
         second = bool(unet.get("use_linear_projection"))
         one, two = '"1.5"', '"2.1" or "2.1-base"'
         if second != self.options.published.second:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.model.pipelines.learning_text import save_text_encoder
 from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights, save_pipeline
-from st_sdxl.unet_options import SAID, SCHEDULE
+from st_sdxl.table_options import SAID, SCHEDULE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from st import StError
-from st_sdxl.unet_options import SAID, UnetOptions
+from st_sdxl.table_options import SAID, TableOptions
 
 if TYPE_CHECKING:
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
@@ -29,15 +29,15 @@ def check_sizes_told(folder: CheckpointFolder, options: SdxlOptions) -> None:
             why=f"it holds a {kind} whose U-Net is not told the sizes of its pictures as SDXL's is",
             fix="name another checkpoint, or the plugin of that model's family",
         )
-    check_channels(folder)
+    check_channels(folder, "unet")
     for component in ("vae", *(name for name in ("text_encoder", "text_encoder_2") if name in components)):
         folder.config(component)
     _check_flavour(here, unet, folder.config("text_encoder_2"), options)
 
 
-def check_channels(folder: CheckpointFolder) -> None:
-    """Raises StError where the U-Net reads more than latents."""
-    channels = folder.config("unet").get("in_channels", 4)
+def check_channels(folder: CheckpointFolder, denoiser: str) -> None:
+    """Raises StError where the denoiser, a component's name, reads more than latents."""
+    channels = folder.config(denoiser).get("in_channels", 4)
     if channels != 4:
         raise StError(
             f"{_named(folder)} takes {channels} channels: it fills in or edits pictures",
@@ -45,7 +45,7 @@ def check_channels(folder: CheckpointFolder) -> None:
         )
 
 
-def check_schedule(folder: CheckpointFolder, options: UnetOptions) -> None:
+def check_schedule(folder: CheckpointFolder, options: TableOptions) -> None:
     """Raises StError where the checkpoint was trained on another noise schedule, or to say something else."""
     here, scheduler = _named(folder), folder.config("scheduler")
     kind = folder.components().get("scheduler", "")

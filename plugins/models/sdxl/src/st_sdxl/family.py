@@ -86,7 +86,7 @@ class Sdxl(UnetFamily[SdxlOptions]):
         nothing = torch.zeros(1, 4, geometry.height // 8, geometry.width // 8)
         return {**arguments, "image": nothing, "strength": 1.0}
 
-    def check_unet(self) -> None:
+    def check_denoiser(self) -> None:
         check_sizes_told(self.folder, self.options)
 
     @classmethod

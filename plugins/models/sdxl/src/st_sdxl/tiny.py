@@ -10,7 +10,7 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
 from st.model.pipelines.learning_text import save_text_encoder
 from st.model.pipelines.tiny_kit import autoencoder, clip, same_weights
-from st_sdxl.unet_options import SCHEDULE
+from st_sdxl.table_options import SCHEDULE
 
 WIDTH, WIDTH_2 = 16, 32
 """Of the text encoders."""

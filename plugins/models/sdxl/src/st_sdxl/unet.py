@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from st import BlockGroup, Encoder, GeometryRule, Problem, StError, TokenStream, hookimpl
-from st.diffusion.path import unmix
-from st.diffusion.target import epsilon, v, velocity
-from st.model.pipelines.pipeline_family import PipelineFamily
-from st_sdxl.checkpoint import check_schedule
+from st import BlockGroup, Encoder, GeometryRule, StError, TokenStream
+from st_sdxl.table_family import TableFamily
 from st_sdxl.unet_options import TARGETS, UnetOptions
 
 if TYPE_CHECKING:
@@ -20,12 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from st import Batch, Geometry, Noised, Shot
-    from st.diffusion.path import DiscretePath
+    from st import Batch, Noised, Shot
     from st.model.files.format_parts import Part
     from st.model.files.formats import AdapterFormat
     from st.model.pipelines.text_stack import TextStack
-    from st.settings.config import RunConfig
 
 HALVES = ("down_blocks", "mid_block", "up_blocks")
 """Parts of the U-Net, in the order in which they run."""
@@ -33,13 +28,12 @@ HALVES = ("down_blocks", "mid_block", "up_blocks")
 O = TypeVar("O", bound=UnetOptions)  # noqa: E741
 
 
-class UnetFamily(PipelineFamily[O]):
+class UnetFamily(TableFamily[O]):
     """A U-Net that removes noise by a table of times, and hears captions through cross-attention.
 
     A subclass names its pipeline, and says in ``told`` what the U-Net is told beside latents, times and text.
     """
 
-    path: DiscretePath
     geometry = GeometryRule(multiple=8)
     denoiser = "unet"
     drops_tokens = False
@@ -52,24 +46,7 @@ class UnetFamily(PipelineFamily[O]):
 
     def __init__(self, options: O) -> None:
         super().__init__(options)
-        self.says = v if options.says == "v" else epsilon
-        self.path = options.path()
-        self.target = velocity if options.flow else self.says
-        self.defaults = {"density": options.density()} if options.density() else {}
         self._modules: list[str] = []
-
-    @hookimpl
-    def st_check(self, config: RunConfig) -> Iterable[Problem]:
-        """What cannot go with a stage: its times are a density's, and another density or a shift would move them."""
-        wanted = self.options.density()
-        if not wanted:
-            return
-        section = f"model.stage = {self.options.stage!r}"
-        chosen = {"kind": config.density.kind, **config.density.options.model_dump()}
-        if any(chosen.get(name) != value for name, value in wanted.items()):
-            yield Problem("density", f"[density] takes the place of {section}.", fix="Delete one of the two.")
-        if config.shift.kind == "static":
-            yield Problem("shift", f"[shift] moves times out of {section}.", fix="Delete one of the two.")
 
     def learning_text(self) -> TextStack | None:
         """The text encoders that learn too; None where none does."""
@@ -153,12 +130,6 @@ class UnetFamily(PipelineFamily[O]):
             "mid_block_additional_residual": middle.to(sample.dtype),
         }
 
-    def schedule_settings(self) -> Mapping[str, Any]:
-        return self.options.scheduler()
-
-    def render_arguments(self, geometry: Geometry) -> Mapping[str, Any]:
-        return {"guidance_rescale": 0.7} if self.options.zero_terminal_snr else {}
-
     def render(self, denoiser: nn.Module, shot: Shot) -> Tensor:
         import torch
 
@@ -182,14 +153,6 @@ class UnetFamily(PipelineFamily[O]):
         if stack := self.learning_text():
             stack.save(denoiser, directory)
 
-    def check(self) -> None:
-        super().check()
-        self.check_unet()
-        check_schedule(self.folder, self.options)
-
-    def check_unet(self) -> None:
-        """Raises StError where the U-Net is another family's, or another flavour's."""
-
     def _answer(self, unet: nn.Module, noised: Noised, batch: Batch) -> Tensor:
         dtype = weight_type(unet)
         answer: Tensor = unet(
@@ -199,11 +162,7 @@ class UnetFamily(PipelineFamily[O]):
             return_dict=False,
             **self.told(batch, dtype),
         )[0]
-        if not self.options.flow:
-            return answer
-        here = self.path(noised.t)
-        clean, noise = unmix(noised.x, here, answer.float(), self.says(here))
-        return self.target(here).of(clean, noise)
+        return self.meant(answer, noised)
 
 
 def size_ids(batch: Batch, last: Tensor | None = None) -> Tensor:
