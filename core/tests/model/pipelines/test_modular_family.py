@@ -181,3 +181,35 @@ def test_a_checkpoint_of_another_family_is_refused(folder: Path, tmp_path: Path)
 
 def test_the_modules_are_known_without_weights(folder: Path) -> None:
     assert "transformer_blocks.1.attn.to_q" in opened(folder).module_paths()
+
+
+@pytest.mark.parametrize("kind", [Blocks, Listed])
+def test_the_codec_is_loaded_with_and_without_an_index(folder: Path, kind: type[Blocks]) -> None:
+    codec: Any = opened(folder, kind).codec()
+
+    assert type(codec.load(CPU)).__name__ == "AutoencoderKL"
+
+
+class OneByOne(Blocks):
+    """Asked for one caption at a time."""
+
+    reads_several = False
+
+
+def test_captions_read_one_at_a_time_are_those_read_together(folder: Path) -> None:
+    together, alone = (conditions(opened(folder, kind), "a cat", "two blue dogs") for kind in (Blocks, OneByOne))
+
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one["prompt_embeds"], other["prompt_embeds"], rtol=0, atol=1e-5)
+
+
+class WithoutDecoding(Blocks):
+    """With blocks left out."""
+
+    unwanted_blocks = ("decode",)
+
+
+def test_unwanted_blocks_are_left_out(folder: Path) -> None:
+    kept, fewer = (set(opened(folder, kind)._blocks().sub_blocks) for kind in (Blocks, WithoutDecoding))
+
+    assert kept - fewer == {"decode"}

@@ -20,6 +20,8 @@ from st.spelling import listed
 
 INDEX = "model_index.json"
 MODULAR_INDEX = "modular_model_index.json"
+ANY = "*"
+"""Of a library: whichever of those that are known has the class."""
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".spm")
 
 
@@ -58,6 +60,15 @@ class CheckpointFolder:
         entries = {name: entry for name, entry in self.index().items() if isinstance(entry, list) and len(entry) > 1}
         found = {name: entry[1] or _hinted(entry) for name, entry in entries.items()}
         return {name: kind for name, kind in found.items() if kind}
+
+    def entry(self, component: str) -> tuple[object, object]:
+        """(library, class) of a component; ANY for a library that is not said, (None, None) where nothing is."""
+        if self.parts:
+            return (ANY, self.parts[component]) if component in self.parts else (None, None)
+        entry = self.index().get(component)
+        if self.index_name == MODULAR_INDEX and isinstance(entry, list) and len(entry) == 3:
+            return (entry[0], entry[1]) if entry[1] else (ANY, _hinted(entry))
+        return (entry[0], entry[1]) if isinstance(entry, list) and len(entry) == 2 else (None, None)
 
     def config(self, component: str) -> Mapping[str, Any]:
         """A component's settings, without its weights."""

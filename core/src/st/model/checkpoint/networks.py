@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
 from st.jsonfile import read_object
+from st.model.checkpoint.checkpoint_folder import ANY
 from st.model.checkpoint.quiet import quietly
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> A
     from torch import nn
 
     if is_wrapped(folder, name):
-        return load_tokenizer(folder, name)
+        return unwrapped_tokenizer(folder, name)
     kind = component_class(folder, name)
     place, what = folder.root([name]) / name, f"model.checkpoint = {folder.location!r}: its {name!r}"
     if isinstance(kind, type) and issubclass(kind, nn.Module):
@@ -104,6 +105,13 @@ def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> A
 def is_wrapped(folder: CheckpointFolder, name: str) -> bool:
     """Whether a tokenizer stands inside of a processor, which is known by the class's name alone."""
     return name.startswith("tokenizer") and folder.components().get(name, "").endswith("Processor")
+
+
+def unwrapped_tokenizer(folder: CheckpointFolder, name: str) -> Any:
+    """The tokenizer inside of a processor. It answers as the processor also to who asks that for its ``tokenizer``."""
+    tokenizer = load_tokenizer(folder, name)
+    tokenizer.tokenizer = tokenizer
+    return tokenizer
 
 
 def load_tokenizer(folder: CheckpointFolder, name: str) -> Any:
@@ -123,10 +131,11 @@ def component_class(folder: CheckpointFolder, name: str) -> Any:
     import diffusers
     import transformers
 
-    entry = folder.index().get(name)
-    library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+    library, kind = folder.entry(name)
     homes = {"diffusers": diffusers, "transformers": transformers}
     home = homes.get(str(library)) or getattr(diffusers.pipelines, str(library), None)
+    if library == ANY:
+        home = next((one for one in homes.values() if hasattr(one, str(kind))), None)
     found = getattr(home, str(kind), None) if home is not None else None
     if found is None or not hasattr(found, "from_pretrained"):
         raise StError(

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from st.model.checkpoint.checkpoint_folder import MODULAR_INDEX
+from st.model.checkpoint.networks import is_wrapped, unwrapped_tokenizer
 from st.model.checkpoint.quiet import quietly
 from st.model.pipelines.pipeline_family import PipelineFamily, PipelineOptions
 from st.model.pipelines.pipeline_text import PipelineText, Prompting
@@ -36,6 +37,10 @@ class ModularFamily(PipelineFamily[P]):
     """The class of each component, where the checkpoint has no index. Each lies in the folder of its name."""
     text_block: ClassVar[str] = "text_encoder"
     """Name of the block that reads a caption; previews are made without it."""
+    unwanted_blocks: ClassVar[Sequence[str]] = ()
+    """Names of blocks that nothing goes through, such as one that rewrites captions."""
+    reads_several: ClassVar[bool] = True
+    """Whether the text block takes several captions in one call."""
     answers: ClassVar[str] = "images"
     """What the last block's answer is called."""
 
@@ -47,7 +52,7 @@ class ModularFamily(PipelineFamily[P]):
         self.check()
         block = self._blocks().sub_blocks[self.text_block]
         prompting = Prompting(type(block), self.unused, self.encodes, self.trims, self.prompt_arguments())
-        return (ModularText(self.folder, prompting, self.options.text_precision),)
+        return (ModularText(self.folder, prompting, self.options.text_precision, several=self.reads_several),)
 
     def _blocks(self) -> Any:
         """All blocks of the pipeline, new."""
@@ -55,7 +60,10 @@ class ModularFamily(PipelineFamily[P]):
 
         name = self._pipeline_class().default_blocks_name
         found: Any = getattr(diffusers, name, None) or getattr(diffusers.modular_pipelines, name)
-        return found()
+        blocks = found()
+        for unwanted in self.unwanted_blocks:
+            blocks.sub_blocks.pop(unwanted)
+        return blocks
 
     def _expected(self) -> str:
         found: dict[str, str] = {
@@ -94,7 +102,14 @@ class ModularFamily(PipelineFamily[P]):
 
 
 class ModularText(PipelineText):
-    """The block of a modular pipeline that reads captions, with the components that it asks for."""
+    """The block of a modular pipeline that reads captions, with the components that it asks for.
+
+    several: whether it takes several captions in one call.
+    """
+
+    def __init__(self, folder: CheckpointFolder, prompting: Prompting, dtype: str, *, several: bool = True) -> None:
+        super().__init__(folder, prompting, dtype)
+        self._several = several
 
     @contextmanager
     def open(self, device: torch.device) -> Iterator[Encode]:
@@ -104,8 +119,11 @@ class ModularText(PipelineText):
         names = [name for name in (*self.prompting.encodes, *self.prompting.trims.values()) if name]
 
         def encode(inputs: Sequence[Input]) -> list[Mapping[str, Tensor]]:
+            captions = [one.caption or "" for one in inputs]
             with torch.no_grad():
-                captions = [one.caption or "" for one in inputs]
+                if not self._several:
+                    alone = (pipeline(prompt=one, **self._arguments(), output=names) for one in captions)
+                    return [self._row(named, 0) for named in alone]
                 named = pipeline(prompt=captions, **self._arguments(), output=names)
             return [self._row(named, row) for row in range(len(inputs))]
 
@@ -143,6 +161,9 @@ def loaded_parts(folder: CheckpointFolder, names: Sequence[str], dtype: torch.dt
     root, kinds = folder.root(names), folder.components()
     found: dict[str, Any] = {}
     for name in names:
+        if is_wrapped(folder, name):
+            found[name] = unwrapped_tokenizer(folder, name)
+            continue
         kind: Any = getattr(diffusers, kinds[name], None) or getattr(transformers, kinds[name])
         is_network = isinstance(kind, type) and issubclass(kind, Module)
         settings = {"dtype": dtype, "variant": folder.variant or None, "use_safetensors": True} if is_network else {}
