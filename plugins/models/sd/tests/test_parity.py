@@ -165,7 +165,7 @@ def test_skipped_layers_are_those_at_the_end(make: Make, told: Told, folders: Ca
     text: Any = CLIPTextModel.from_pretrained(folders("1.5") / "text_encoder")
     layers = len(text.encoder.layers)
     if skip >= layers:
-        with pytest.raises(StError, match=f"has {layers} layers, so that none is left"):
+        with pytest.raises(StError, match=f"has {layers} layers, none is left"):
             make(clip_skip=skip).text_encoders()
         return
     text.encoder.layers = text.encoder.layers[:-skip]

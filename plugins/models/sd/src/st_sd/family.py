@@ -94,7 +94,7 @@ class Sd(UnetFamily[SdOptions]):
         layers = int(self.folder.config("text_encoder")["num_hidden_layers"])
         if self.options.clip_skip >= layers:
             raise StError(
-                f"model.clip_skip = {self.options.clip_skip}: the text encoder has {layers} layers, so that none is left",
+                f"model.clip_skip = {self.options.clip_skip}: the text encoder has {layers} layers, none is left",
                 fix=f"set model.clip_skip to {layers - 1} or less",
             )
         without = (self.denoiser, self.autoencoder, *self.unused)
