@@ -227,6 +227,7 @@ except StError as error:
 """
 
 
+@pytest.mark.alone
 def test_data_sets_of_the_hub_are_pinned_and_may_be_used_offline(hub, proxy: SpoilingProxy, tmp_path: Path) -> None:
     def run(offline: bool, **options: str) -> list:
         environment = {

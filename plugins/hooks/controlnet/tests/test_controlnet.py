@@ -43,6 +43,7 @@ def at_most_noise(run: TinyRun) -> float:
     return run.metrics()["eval/unseen/q4"][-1]
 
 
+@pytest.mark.alone
 def test_what_the_control_picture_says_is_learnt(train: Callable[..., TinyRun]) -> None:
     shown, not_shown = (train("flux", name=one, shown=one, steps=150, lr=0.01) for one in ("shown", "grey"))
 

@@ -40,6 +40,7 @@ def weights(run: TinyRun) -> dict[str, torch.Tensor]:
     return load_file(run.directory / "adapter.safetensors")
 
 
+@pytest.mark.alone
 def test_zero2_with_offload_on_two_ranks_goes_on_as_zero3_to_the_weights_of_one_process(tmp_path):
     runner = TinyRunner(tmp_path)
     alone = runner(["deepspeed"], SETTINGS, steps=4, batch=4)

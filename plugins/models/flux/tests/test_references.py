@@ -116,6 +116,7 @@ def at_most_noise(run: TinyRun) -> float:
     return run.metrics()["eval/unseen/q4"][-1]
 
 
+@pytest.mark.alone
 def test_a_model_that_is_shown_references_learns_what_no_caption_says(train: Callable[..., TinyRun]) -> None:
     shown, not_shown = train("kontext", 300), train("krea", 300, references="", more="")
 

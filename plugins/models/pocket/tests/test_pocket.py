@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from st import Batch, Encoder, Geometry, Input, Media, Noised, StError
-from st.testing.runs import write_photos
+from st.testing.runs import CliResult, write_photos
 from st_pocket import Pocket, PocketOptions
 from st_pocket.codec import SpaceToDepth
 from st_pocket.words import HashedWords
@@ -203,19 +204,20 @@ def test_no_geometry_of_the_rule_is_too_long_for_the_positions() -> None:
         assert max(geometry.width, geometry.height) <= 256
 
 
-def test_an_adapter_on_weights_that_answer_zero_is_said_to_learn_nothing(tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos")
-    (tmp_path / "run.toml").write_text(
-        'plugins = ["pocket"]\noutput = "out"\nsteps = 11\nprecision = "fp32"\ndevice = "cpu"\n'
+def test_an_adapter_on_weights_that_answer_zero_is_said_to_learn_nothing(
+    run_file: Callable[[str], Path], st_cli: Callable[..., CliResult], tmp_path: Path
+) -> None:
+    photos = write_photos(tmp_path / "photos")
+    file = run_file(
+        f'plugins = ["pocket"]\noutput = "{tmp_path / "out"}"\nsteps = 11\nprecision = "fp32"\ndevice = "cpu"\n'
         '[model]\nsize = "tiny"\n[report]\nevery = 1000\n'
-        '[[dataset]]\nurl = "photos"\nresolution = 64\nalign = 16\n'
+        f'[[dataset]]\nurl = "{photos}"\nresolution = 64\nalign = 16\n'
     )
 
-    done = subprocess.run(
-        [sys.executable, "-m", "st.cli", "train", "run.toml"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    done = st_cli("train", file)
 
-    said = done.stdout + done.stderr
+    assert done.code == 0, done.err
+    said = done.out + done.err
     assert "every gradient of steps 1 to 10 is zero, so nothing is learned: 'proj_out.weight' and" in said
     assert "adapter.kind = 'full'" in said
     assert "no step of this run had a gradient" in said

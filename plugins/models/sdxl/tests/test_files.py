@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")
 CPU = torch.device("cpu")
 SIZE = Geometry(64, 96)
 FORMATS = ("diffusers", "kohya", "comfyui")
+MOSTLY_ALONE = (FORMATS[0], *(pytest.param(name, marks=pytest.mark.alone) for name in FORMATS[1:]))
 Make = Callable[..., Sdxl]
 
 RUN = """
@@ -72,7 +73,7 @@ def trained(
     return Sdxl(Sdxl.Options.model_validate(options)), format, folder / "out" / "adapter.safetensors"
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", MOSTLY_ALONE)
 def test_a_trained_adapter_gives_the_pipeline_our_picture(
     trained: tuple[Sdxl, str, Path], upstream: Callable[..., Any], tmp_path: Path, format: str
 ) -> None:
@@ -257,7 +258,7 @@ def test_a_file_of_the_text_encoders_is_refused_where_only_the_unet_learns(make:
 
 
 @pytest.mark.parametrize("train_text", [False, True], ids=["unet", "with text encoders"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", MOSTLY_ALONE)
 def test_training_goes_on_exactly_from_a_file_of_each_layout(
     make: Make, tmp_path: Path, format: str, train_text: bool
 ) -> None:

@@ -186,6 +186,7 @@ def test_a_service_that_is_killed_changes_neither_weights_nor_outcome(
     assert pids and not any(map(is_alive, pids))
 
 
+@pytest.mark.alone
 def test_a_service_that_is_stopped_keeps_neither_the_run_nor_its_process(
     undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
