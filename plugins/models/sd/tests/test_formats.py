@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from st import Geometry, Shot
@@ -151,3 +152,23 @@ def test_the_header_names_the_model_as_kohyas_tools_do(
     model = Sd(Sd.Options.model_validate(options)).architecture()
 
     assert (model.name, model.base, model.v2) == (architecture, base, options["flavour"].startswith("2"))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_a_whole_model_in_one_file_of_the_original_layout_gives_its_unet(
+    make: Make, tmp_path: Path, flavour: str
+) -> None:
+    unet = make(flavour).load_denoiser(CPU, torch.float32)
+    names = original_names([path for path, _ in unet.named_modules()])
+    weights = {}
+    for name, tensor in unet.state_dict().items():
+        path, _, kind = name.rpartition(".")
+        weights[f"model.diffusion_model.{names[path]}.{kind}"] = tensor * 2
+    weights["first_stage_model.quant_conv.bias"] = torch.zeros(8)
+    save_file(weights, tmp_path / "mine.safetensors")
+
+    loaded = make(flavour, denoiser=str(tmp_path / "mine.safetensors")).load_denoiser(CPU, torch.float32)
+
+    expected = {name: tensor * 2 for name, tensor in unet.state_dict().items()}
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(one, expected[name]) for name, one in loaded.state_dict().items())

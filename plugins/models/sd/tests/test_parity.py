@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from diffusers.training_utils import compute_snr
 from PIL import Image
 from torch import Tensor, nn
 
-from st import Batch, Geometry, Noised, Shot
+from st import Batch, Geometry, Input, Noised, Shot, StError
 from st.diffusion.densities import Segmented, SegmentedOptions
 from st.diffusion.distances import L2, L2Options
 from st.diffusion.objective import Objective
@@ -25,6 +26,8 @@ from st.randomness import Draws
 from st_controlnet.network import ControlNetAdapter
 from st_controlnet.options import ControlNetOptions
 from st_sd import Sd
+from st_sd.flavours import FLAVOURS
+from st_sd.tiny import write_tiny
 
 # A guard of diffusers warns where the text encoder is left out, as it is here.
 pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore::UserWarning:diffusers.*")]
@@ -152,3 +155,76 @@ def test_a_control_network_acts_in_upstreams_pipeline_as_it_was_trained(
                 base = adapter.predict(family, denoiser, noised, batch)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
         assert not torch.allclose(ours, base, atol=1e-3)
+
+
+@pytest.mark.parametrize("skip", [1, 11])
+def test_skipped_layers_are_those_at_the_end(make: Make, told: Told, folders: Callable[[str], Path], skip: int) -> None:
+    """The encoder with so many layers fewer reads the same."""
+    from transformers import CLIPTextModel
+
+    text: Any = CLIPTextModel.from_pretrained(folders("1.5") / "text_encoder")
+    layers = len(text.encoder.layers)
+    if skip >= layers:
+        with pytest.raises(StError, match=f"has {layers} layers, none is left"):
+            make(clip_skip=skip).text_encoders()
+        return
+    text.encoder.layers = text.encoder.layers[:-skip]
+    (encoder,) = make(train_text=True).text_encoders()
+    with encoder.open(CPU) as encode, torch.no_grad():
+        ids = torch.stack([one["tokens"] for one in encode([Input(key="a", caption=one) for one in ("a tree", "")])])
+        expected = text(ids).last_hidden_state
+
+    embeds = told(make(clip_skip=skip), "a tree", "")["prompt_embeds"]
+
+    torch.testing.assert_close(embeds, expected, rtol=0, atol=1e-6)
+
+
+def test_skipped_layers_are_skipped_where_the_text_encoder_learns(
+    make: Make, batch_of: BatchOf, noised_at: NoisedAt, told: Told
+) -> None:
+    frozen, learning = make(clip_skip=1), make(clip_skip=1, train_text=True)
+    batch = batch_of(frozen)
+    noised = noised_at(frozen, batch, torch.tensor([0.4, 0.8]))
+    denoisers = [one.load_denoiser(CPU, torch.float32) for one in (frozen, learning)]
+
+    cached, read = (
+        one.predict(denoiser, noised, replace(batch, conditions=told(one, "a red square", "")))
+        for one, denoiser in zip((frozen, learning), denoisers, strict=True)
+    )
+
+    torch.testing.assert_close(read, cached, rtol=0, atol=1e-5)
+
+
+def test_a_preview_has_the_sampler_of_the_checkpoint(make: Make, told: Told, tmp_path: Path) -> None:
+    """PNDM, as the published checkpoints of the first version have it."""
+    from diffusers import StableDiffusionPipeline
+
+    write_tiny(tmp_path / "pndm", FLAVOURS["1.5"], scheduler="PNDMScheduler")
+    family = make(checkpoint=str(tmp_path / "pndm"))
+    shot = Shot(told(family, "a tree"), told(family, "blurry"), Geometry(64, 64), seed=5, steps=4, guidance=3.0)
+
+    picture = family.render(family.load_denoiser(CPU, torch.float32), shot)
+
+    users: Any = StableDiffusionPipeline.from_pretrained(tmp_path / "pndm")
+    expected = users(
+        "a tree", negative_prompt="blurry", height=64, width=64, num_inference_steps=4, guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5), output_type="pt",
+    ).images  # fmt: skip
+    assert torch.equal(picture, expected)
+
+
+def test_a_safety_checker_that_is_left_out_is_no_warning(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    caplog.set_level("WARNING")
+    family = make()
+
+    (encoder,) = family.text_encoders()
+    encoder.count_tokens("a tree")
+    denoiser = family.load_denoiser(CPU, torch.float32)
+    with encoder.open(CPU) as encode:
+        conditions = family.collate(encode([Input(key="a", caption="a tree")]))
+    family.render(denoiser, Shot(conditions, None, Geometry(64, 64), seed=5, steps=1, guidance=1.0))
+
+    assert "safety checker" not in caplog.text

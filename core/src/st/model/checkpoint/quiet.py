@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 @contextmanager
@@ -34,3 +35,10 @@ def quietly() -> Iterator[None]:
             one.enable_progress_bar()
         # transformers switches the hub's bars together with its own.
         (hub.disable_progress_bars if hub_is_quiet else hub.enable_progress_bars)()
+
+
+def left_out(pipeline: Any, parts: Iterable[str]) -> dict[str, bool]:
+    """Arguments of a pipeline's class that say that it is made without these parts on purpose, so that it warns of
+    none that it calls required."""
+    known = signature(pipeline.__init__).parameters
+    return {name: False for name in (f"requires_{part}" for part in parts) if name in known}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from st.data.encoder import Encoder, Input
 from st.model.checkpoint.networks import is_wrapped, load_component
-from st.model.checkpoint.quiet import quietly
+from st.model.checkpoint.quiet import left_out, quietly
 from st.model.pipelines.token_count import Reading, readings
 
 if TYPE_CHECKING:
@@ -194,7 +194,8 @@ def load_pipeline(pipeline: Any, folder: CheckpointFolder, components: Sequence[
     loaded = {name: load_component(folder, name, dtype) for name in wanted}
     # diffusers takes no tokenizer for a processor when it loads.
     later = {name: loaded.pop(name) for name in wanted if is_wrapped(folder, name)}
+    given = {**loaded, **absent, **dict.fromkeys(later), **left_out(pipeline, absent)}
     with quietly():
-        made = pipeline.from_pretrained(folder.root(wanted), dtype=dtype, **loaded, **absent, **dict.fromkeys(later))
+        made = pipeline.from_pretrained(folder.root(wanted), dtype=dtype, **given)
     made.register_modules(**later)
     return made

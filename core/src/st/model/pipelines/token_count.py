@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from st.model.checkpoint.quiet import quietly
+from st.model.checkpoint.quiet import left_out, quietly
 
 if TYPE_CHECKING:
     from st.model.checkpoint.checkpoint_folder import CheckpointFolder
@@ -79,7 +79,8 @@ def _ask(
                     parts[name] = kind(kind.config_class(**folder.config(name)))
         parameters = inspect.signature(pipeline.__init__).parameters
         wanted = [name for name, one in parameters.items() if one.default is one.empty or name in parts]
-        made = pipeline(**{name: parts.get(name) for name in wanted if name != "self"})
+        given = {name: parts.get(name) for name in wanted if name != "self"}
+        made = pipeline(**given, **left_out(pipeline, [name for name in given if name not in parts]))
         asked = dict(arguments)
         if "device" in inspect.signature(made.encode_prompt).parameters:
             asked["device"] = nowhere

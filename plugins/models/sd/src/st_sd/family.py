@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -12,8 +13,6 @@ from st_sdxl.checkpoint import check_channels
 from st_sdxl.unet import UnetFamily
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from st.model.adapters.architecture import Architecture
     from st.model.pipelines.text_stack import TextStack
 
@@ -32,7 +31,7 @@ class Sd(UnetFamily[SdOptions]):
         super().__init__(options.model_copy(update={"checkpoint": options.checkpoint or options.published.repository}))
 
     def text_encoders(self) -> Sequence[Encoder]:
-        (encoder,) = super().text_encoders()
+        encoder = self._skipping() if self.options.clip_skip else super().text_encoders()[0]
         stack = self.learning_text()
         return (stack.captions(encoder) if stack else encoder,)
 
@@ -40,10 +39,11 @@ class Sd(UnetFamily[SdOptions]):
         if not self.options.train_text:
             return None
         from st.model.pipelines.text_stack import TextStack
+        from st_sd.skipping import read_tokens
 
         name = "clip_h" if self.options.published.second else "clip_l"
-        tokenizers = {"text_encoder": "tokenizer"}
-        return TextStack(self.folder, self.denoiser, tokenizers, read_tokens, in_comfyui=(name,), in_kohya=("lora_te",))
+        tokenizers, read = {"text_encoder": "tokenizer"}, partial(read_tokens, skip=self.options.clip_skip)
+        return TextStack(self.folder, self.denoiser, tokenizers, read, in_comfyui=(name,), in_kohya=("lora_te",))
 
     def architecture(self) -> Architecture:
         from st.model.adapters.architecture import Architecture
@@ -85,7 +85,18 @@ class Sd(UnetFamily[SdOptions]):
         write_tiny(directory, cls.Options().published)
         return cls(cls.Options(checkpoint=str(directory)))
 
+    def _skipping(self) -> Encoder:
+        """Captions as the text encoder reads them without its last layers."""
+        from st.model.pipelines.pipeline_text import PipelineText, Prompting
+        from st_sd.skipping import SkippingPipeline
 
-def read_tokens(encoders: Mapping[str, nn.Module], conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """What the pipeline's ``encode_prompt`` gives for ``tokens`` (B, 77): ``prompt_embeds``."""
-    return {"prompt_embeds": encoders["text_encoder"](conditions["tokens"]).last_hidden_state}
+        self.check()
+        layers = int(self.folder.config("text_encoder")["num_hidden_layers"])
+        if self.options.clip_skip >= layers:
+            raise StError(
+                f"model.clip_skip = {self.options.clip_skip}: the text encoder has {layers} layers, none is left",
+                fix=f"set model.clip_skip to {layers - 1} or less",
+            )
+        without = (self.denoiser, self.autoencoder, *self.unused)
+        prompting = Prompting(SkippingPipeline, without, ("prompt_embeds",), {}, {"clip_skip": self.options.clip_skip})
+        return PipelineText(self.folder, prompting, self.options.text_precision)

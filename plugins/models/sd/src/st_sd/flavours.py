@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from pydantic import Field
+
 from st_sdxl.unet_options import UnetOptions
 
 
@@ -44,6 +46,10 @@ class SdOptions(UnetOptions):
     pixels, the others say the noise and draw at 512."""
     train_text: bool = False
     """Train the text encoder too: it then runs in every step, and captions are not cached."""
+
+    clip_skip: int = Field(default=0, ge=0, le=11)
+    """How many of the text encoder's last layers are left out. 1 is what many models of drawings call clip skip 2.
+    Whoever draws with the result has to leave out as many."""
 
     @property
     def published(self) -> Flavour:
