@@ -13,7 +13,7 @@ class Options(BaseModel):
     the reference and its description in the JSON schema; it ends with a period.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -22,6 +22,8 @@ class Options(BaseModel):
             kinds = _kinds(cls.model_fields[info.field_name].annotation)
             if bool not in kinds and {int, float} & kinds:
                 raise PydanticKnownError("int_type" if float not in kinds else "float_type")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("it holds a NUL, which is in no name and no text")
         return value
 
 

@@ -1,7 +1,8 @@
 """``st adapter``: look into adapter files, and make others of them."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +32,9 @@ def inspect(file: File, plugins: PluginNames = None) -> None:
     from st.model.files.update_kinds import registered_kinds
     from st.settings.assembly import registered
 
-    opened = open_adapter(file, registered_kinds(registered(plugins or ())))
+    kinds = registered_kinds(registered(plugins or ()))
+    with _naming(file):
+        opened = open_adapter(file, kinds)
     updates, others = opened.updates.values(), opened.others.values()
     tensors = [tensor for one in updates for tensor in (one.down, one.up)]
     tensors += [tensor for other in others for name, tensor in other.tensors.items() if name != "alpha"]
@@ -79,7 +82,8 @@ def convert(
         raise StError(f"--to {to}: this family writes {', '.join(formats)}.")
     tensors, metadata = read_adapter_file(file)
     modules = family.module_paths if isinstance(family, PipelineFamily) else list[str]
-    adapter = read_known(tensors, metadata, formats.values(), modules)
+    with _naming(file):
+        adapter = read_known(tensors, metadata, formats.values(), modules)
     history = {key: value for key, value in metadata.items() if key not in (METADATA, TRAINED)}
     write_layout(out, formats[to], adapter, history)
     before, after = by_layer(adapter[0]), by_layer(formats[to].from_file(*read_adapter_file(out))[0])
@@ -186,6 +190,17 @@ def _refuse_existing(out: Path) -> None:
         raise StError(f"{str(out)!r} is not named .safetensors.", fix="Name the file to write last.")
     if out.exists():
         raise StError(f"{str(out)!r} exists already.", fix="Name another file.")
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Inside, errors say which file they are about."""
+    try:
+        yield
+    except StError as error:
+        if file.name not in str(error):
+            error.what = f"{str(file)!r}: {error.what}"
+        raise
 
 
 def _numbers(weights: str) -> list[float]:

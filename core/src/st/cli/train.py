@@ -61,12 +61,14 @@ def train(
 def _check_accepted(names: Sequence[str], config: RunConfig, *, resume: bool) -> None:
     from st.errors import Problem, ProblemsFound
     from st.train.saving.accepting import check_names
+    from st.train.saving.output import OutputFolder
 
     if names and not resume:
         what = f"--accept {names[0]} has no effect without --resume"
         raise ProblemsFound([Problem("accept", what, fix="add --resume, or leave --accept out")])
-    before = Path(config.output) / "run.json"
-    saved = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    if not names:
+        return
+    saved = OutputFolder(Path(config.output)).settings() or {}
     # What a run is made of is accepted by the names of its manifest's parts.
     parts = {"data": {one.name: "" for one in config.datasets}, "encoders": "", "weights": ""}
     check_names(names, config.plain(), saved, parts)

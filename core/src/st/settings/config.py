@@ -84,7 +84,7 @@ class RunOptions(Options):
     """Passes over the data to train for. Set this or steps."""
     batch: int = Field(1, ge=1)
     """Samples per device and microbatch."""
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=1_000_000)
     """Microbatches per optimizer step."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Number format that the denoiser computes in."""

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 MOST_LAYERS = 1000
 """More layers than any network has; a configuration that says so would be built for minutes before it fails."""
 
+FOREIGN = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+)
+"""What a foreign configuration makes a constructor raise; a device that is full is no fault of it."""
+
 _LAYERS = re.compile(r"(num_|n_)?(\w+_)?(layers|blocks|depth)(_\w+)?")
 
 
@@ -41,6 +53,7 @@ def load_network(
     network of this kind can be made of.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     from st.model.checkpoint.soundness import require_numbers
@@ -51,17 +64,6 @@ def load_network(
     straight = device is not None and device.type != "cpu"
     if straight:
         given["device_map"] = {"": device}
-    # What a foreign configuration makes a constructor raise is anything; a device that is full is no fault of it.
-    foreign = (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-    )
     try:
         with quietly():
             network, loading = kind.from_pretrained(
@@ -69,7 +71,7 @@ def load_network(
             )
     except torch.OutOfMemoryError:
         raise
-    except (*foreign, SafetensorError) as error:
+    except (*FOREIGN, SafetensorError, StrictDataclassError) as error:
         if straight:
             # On the way to a device a weight that is missing is an error of its own; on the host it has a name.
             return load_network(kind, folder, what, dtype=dtype, variant=variant)

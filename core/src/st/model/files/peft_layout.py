@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from st.errors import StError
+from st.jsonfile import JsonUnusable, parse_object
 from st.model.files.formats import DOWN, MAGNITUDE, UP, AdapterFormat, LoraShape, by_layer, shape_of, unkeyed, unwrapped
 from st.model.files.readers import DIFFUSERS, Planned
 
@@ -41,7 +42,7 @@ def joined_headers(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str
     both = {**one, **other}
     for name in (METADATA, TRAINED):
         if name in one and name in other:
-            both[name] = json.dumps({**json.loads(one[name]), **json.loads(other[name])}, indent=2, sort_keys=True)
+            both[name] = json.dumps({**header_table(one, name), **header_table(other, name)}, indent=2, sort_keys=True)
     return both
 
 
@@ -136,12 +137,9 @@ def rescaled(tensor: Tensor, scale: float) -> Tensor:
 def header_table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """A table that a header holds as JSON. Raises StError for what is none."""
     try:
-        config = json.loads(metadata[name])
-    except json.JSONDecodeError as error:
-        raise StError(f"{name} in the file's header is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise StError(f"{name} in the file's header is no table")
-    return config
+        return parse_object(metadata[name])
+    except JsonUnusable as error:
+        raise StError(f"{name} in the file's header cannot be read: {error}") from error
 
 
 def _joined(prefix: str, key: str) -> str:

@@ -67,6 +67,7 @@ def _ask(
 ) -> None:
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     parts: dict[str, Any] = dict(tokenizers)
     nowhere = torch.device("meta")
@@ -86,7 +87,7 @@ def _ask(
             asked["device"] = nowhere
         with torch.no_grad():
             made.encode_prompt(prompt=[PROBE], **asked)
-    except FAILURES:
+    except (*FAILURES, StrictDataclassError):
         return
 
 

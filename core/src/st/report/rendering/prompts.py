@@ -200,8 +200,9 @@ def parse_size(text: str) -> tuple[int, int]:
 def _parsed(path: Path, parse: Any, text: str) -> object:
     try:
         parsed: object = parse(text)
-    except ValueError as error:
-        raise StError(f"validation.library = {str(path)!r} cannot be parsed: {error}") from error
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise StError(f"validation.library = {str(path)!r} cannot be parsed: {why}") from error
     return parsed
 
 

@@ -39,7 +39,7 @@ class RanksOptions(Options):
     engine: str = "auto"
     """How the model is shared out: single, ddp (each process has the whole model), fsdp (each has a part of every
     weight), or one that a plugin adds; auto is single for one process, else ddp."""
-    processes: int = Field(0, ge=0)
+    processes: int = Field(0, ge=0, le=1024)
     """Processes on this machine; 0 is one per accelerator, and one on a machine without any."""
     timeout_minutes: float = Field(90.0, gt=0)
     """How long a rank waits for the others before it gives up."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from st import AdapterFormat, LoraShape, Planned
+from st.jsonfile import parse_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,14 +67,14 @@ def start_rebuilds(start: str) -> bool:
     try:
         with Path(start).expanduser().open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size)) if size < 2**27 else {}
+            header = parse_object(file.read(size).decode()) if size < 2**27 else {}
             for key, facts in header.items():
                 if key.endswith(".on_input"):
                     begin, end = facts["data_offsets"]
                     file.seek(8 + size + begin)
                     if not any(file.read(end - begin)):
                         return True
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, LookupError):
         # What is wrong with the file is said when it is opened.
         return False
     return any(key.endswith(_WHOLE) for key in header)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from st import StError
+from st.jsonfile import JsonUnusable, read_object
 from st.spelling import did_you_mean
 from st_lycoris.options import USES, Algorithm
 
@@ -156,13 +156,11 @@ def read_preset(file: str) -> Preset:
     path = Path(file).expanduser()
     setting = f"adapter.preset = {file!r}"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path)
     except FileNotFoundError as error:
         raise StError(f"{setting}: there is no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StError(f"{setting} is not a file of JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise StError(f"{setting} holds no table")
+    except (OSError, JsonUnusable) as error:
+        raise StError(f"{setting} is no table in JSON: {error}") from error
     scope = data.get("apply_preset", {})
     if not isinstance(scope, dict) or not all(isinstance(scope.get(table, {}), dict) for table in _TABLES):
         raise StError(f"{setting}: apply_preset and the maps in it are tables")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from st import AdapterFormat, LoraShape, Planned, Reader, StError, comfyui_format, diffusers_format, kohya_format
 from st.model.files.formats import UnknownTensors, renamed
-from st.model.files.peft_layout import METADATA, TRAINED, joined_headers
+from st.model.files.peft_layout import METADATA, TRAINED, header_table, joined_headers
 from st_wan.flavours import MODULES
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def of_expert(metadata: Mapping[str, str], expert: str) -> dict[str, str]:
     """The header as it is for one expert alone."""
     header = {name: text for name, text in metadata.items() if name != BOTH}
     tables = {
-        name: json.dumps(_after(json.loads(header[name]), expert)) for name in (METADATA, TRAINED) if name in header
+        name: json.dumps(_after(header_table(header, name), expert)) for name in (METADATA, TRAINED) if name in header
     }
     return header | tables
 
@@ -201,7 +201,7 @@ def _prefixed(header: Mapping[str, str], component: str) -> dict[str, str]:
     found = dict(header)
     for name in (METADATA, TRAINED):
         if name in header:
-            named = {f"{component}.{key}": value for key, value in json.loads(header[name]).items()}
+            named = {f"{component}.{key}": value for key, value in header_table(header, name).items()}
             found[name] = json.dumps(named, indent=2, sort_keys=True)
     return found
 
