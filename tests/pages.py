@@ -105,7 +105,7 @@ def _run_block(block: Block, folder: Path) -> list[str]:
 
 def _run(line: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
     """The exit status of one command line, and what it printed."""
-    if line.startswith("st ") and not SHELL.intersection(line):
+    if line.startswith("st train ") and not SHELL.intersection(line):
         return run_st(shlex.split(line)[1:], folder, environment)
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

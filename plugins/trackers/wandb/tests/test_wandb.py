@@ -220,8 +220,9 @@ def test_a_service_that_is_stopped_keeps_neither_the_run_nor_its_process(
 def test_a_process_that_does_not_answer_is_given_up_and_ended(
     harm: signal.Signals, patience: float, told: str, tmp_path: Path
 ) -> None:
+    before = psutil.Process().children()
     worker = Worker(tmp_path, patience)
-    [process] = psutil.Process().children()
+    [process] = [child for child in psutil.Process().children() if child not in before]
     process.send_signal(harm)
 
     with pytest.raises(WandbFailed, match=told):
