@@ -56,9 +56,11 @@ def test_a_step_is_that_of_diffusers_training_example(family: QwenImage) -> None
     loss.backward()
 
     torch.testing.assert_close(error.square().mean(), loss, rtol=0, atol=1e-5)
-    assert len(ours) == len(parameters)
-    for mine, parameter in zip(ours, parameters, strict=True):
-        torch.testing.assert_close(mine, parameter.grad, rtol=1e-5, atol=1e-6)
+    theirs = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # What the last block makes of the text is asked of nobody: its one layer has no gradient.
+    assert len(ours) == len(theirs) == len(parameters) - 2
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_every_name_of_the_options_is_one_of_the_tables() -> None:
