@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Tensor, Tensor], Tensor]
     """(x, t) to a prediction like x; x (B, ...), t (B,) in (0, 1], or what ``positions`` makes of it."""
+    Combine = Callable[[Tensor, Tensor, float], Tensor]
+    """(the wanted prediction, the negative one, the strength of guidance) to the guided one, all like the first."""
     Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(x, t) to the clean latents and the noise that x is believed to be made of."""
 
@@ -106,12 +108,16 @@ def following(t: Tensor, times: Sequence[float], path: Path) -> Tensor:
     return rising[place.clamp(min=0)]
 
 
-def guided(predict: Predict, negative: Predict, scale: float, rescale: float = 0.0) -> Predict:
+def guided(
+    predict: Predict, negative: Predict, scale: float, rescale: float = 0.0, *, combine: Combine | None = None
+) -> Predict:
     """Classifier-free guidance by two predictions. Ho and Salimans 2022, arXiv:2207.12598.
 
     scale: 1 is ``predict`` alone. rescale: how much of each sample's contrast is brought back to that of ``predict``,
-    in [0, 1].
+    in [0, 1]. combine: a family's own way to guide, in place of both.
     """
+    if combine is not None:
+        return lambda x, t: combine(predict(x, t), negative(x, t), scale)
 
     def both(x: Tensor, t: Tensor) -> Tensor:
         return _combine(predict(x, t), negative(x, t), scale, rescale)

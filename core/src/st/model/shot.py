@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,3 +37,12 @@ class Shot:
     """Strength of guidance; 1 is none."""
     on_step: OnStep = unwatched
     """Told after each sampling step how many are done."""
+
+
+@runtime_checkable
+class Guides(Protocol):
+    """A family whose pipeline guides otherwise than by ``against + strength * (wanted - against)``."""
+
+    def guide(self, wanted: Tensor, against: Tensor, strength: float) -> Tensor:
+        """Two predictions (B, ...) as the one that the pipeline steps with at this strength of guidance."""
+        ...

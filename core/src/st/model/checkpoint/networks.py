@@ -90,10 +90,11 @@ def load_network(
 def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> Any:
     """A part of a checkpoint: a network with all of its weights, a tokenizer, a scheduler. Raises StError.
 
-    A processor of texts and pictures that stands as a tokenizer is its tokenizer: captions need no more, and what cuts
-    up pictures needs libraries of its own.
+    A processor of texts and pictures that stands as a tokenizer is its tokenizer: captions need no more. Any other cuts
+    pictures up with Pillow, whatever else is installed.
     """
     from torch import nn
+    from transformers import ProcessorMixin
 
     if is_wrapped(folder, name):
         return unwrapped_tokenizer(folder, name)
@@ -101,6 +102,8 @@ def load_component(folder: CheckpointFolder, name: str, dtype: torch.dtype) -> A
     place, what = folder.root([name]) / name, f"model.checkpoint = {folder.location!r}: its {name!r}"
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         return load_network(kind, place, what, dtype=dtype, variant=folder.variant)
+    if isinstance(kind, type) and issubclass(kind, ProcessorMixin):
+        return _load_processor(kind, place, what)
     return _load_plain(kind, place, what)
 
 
@@ -162,13 +165,26 @@ def check_config(folder: Path, what: str) -> None:
             raise _unusable(what, f"{file.name} says {name} = {value}, and no network has more than {MOST_LAYERS}")
 
 
-def _load_plain(kind: Any, folder: Path, what: str) -> Any:
+def _load_plain(kind: Any, folder: Path, what: str, **given: str) -> Any:
     """Something without weights. Nothing that lies in the folder is run, and nobody is asked whether it may be."""
     try:
         with quietly():
-            return kind.from_pretrained(folder, **_untrusted(kind))
+            return kind.from_pretrained(folder, **_untrusted(kind), **given)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError) as error:
         raise _unusable(what, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
+
+def _load_processor(kind: Any, folder: Path, what: str) -> Any:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    def begin(self: Any, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None) -> None:
+        kind.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    # Its parts are what its constructor names. Without torchvision there is no part for videos, and none is shown.
+    without_videos = type(kind.__name__, (kind,), {"__init__": begin})
+    tokenizer = _load_plain(AutoTokenizer, folder, what)
+    cutter = _load_plain(AutoImageProcessor, folder, what, backend="pil")
+    return without_videos(cutter, tokenizer, chat_template=tokenizer.chat_template)
 
 
 def _untrusted(kind: Any) -> dict[str, bool]:

@@ -72,4 +72,5 @@ COMFYUI = Reader(
     {"dora": "divides the magnitudes of dora by the norm of the untrained weights, not of the changed ones"},
 )
 KOHYA = Reader("kohya's sd-scripts", COMFYUI.kinds, {"*": frozenset({"dora", "rescaled"})})
+MUSUBI = Reader("musubi-tuner", _PRODUCTS | {"dylora"}, {"*": frozenset({"dora"})})
 DIFFUSERS = Reader("diffusers", frozenset({"lora", "locon", "dylora", "lokr"}))

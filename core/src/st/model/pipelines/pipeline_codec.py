@@ -135,6 +135,21 @@ class PipelineCodec(LatentCodec):
         return mode + deviation * torch.stack(noise).to(mode)
 
 
+class StillCodec(PipelineCodec):
+    """An autoencoder of clips as a codec of pictures: each is a clip of one frame, and latents are (C, h, w)."""
+
+    takes_frames = True
+
+    def normalise(self, autoencoder: nn.Module, z: Tensor) -> Tensor:
+        return super().normalise(autoencoder, z).squeeze(2)
+
+    def denormalise(self, autoencoder: nn.Module, latents: Tensor) -> Tensor:
+        return super().denormalise(autoencoder, latents.unsqueeze(2))
+
+    def leave(self, decoded: Tensor) -> Tensor:
+        return super().leave(decoded).squeeze(2)
+
+
 def _generator(media: Tensor) -> torch.Generator:
     import torch
 

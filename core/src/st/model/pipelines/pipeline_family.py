@@ -87,6 +87,8 @@ class PipelineFamily(ModelFamily[P]):
     """By name, the mask among them that says which of its rows are real; padding is not kept."""
     guidance: ClassVar[str] = "guidance_scale"
     """The pipeline's argument for the strength of guidance."""
+    one_length: ClassVar[bool] = True
+    """Whether the pipeline takes a text and its negative at one length only, so that the shorter is padded."""
 
     def __init__(self, options: P) -> None:
         super().__init__(options)
@@ -186,7 +188,7 @@ class PipelineFamily(ModelFamily[P]):
         samples) in [-1, 1].
 
         The denoiser is in eval mode. Where ``trims`` took padding away, a text and its negative get as much of it back
-        as gives them one length: that is what pipelines take.
+        as gives them one length, which is what most pipelines take (``one_length``).
         """
         import torch
         from torch.nn import Module
@@ -241,7 +243,7 @@ class PipelineFamily(ModelFamily[P]):
         """The text and its negative under the pipeline's names."""
         if shot.negative is None:
             return self._conditions(shot.conditions, "")
-        wanted, against = pad_alike(shot.conditions, shot.negative, self.trims)
+        wanted, against = pad_alike(shot.conditions, shot.negative, self.trims if self.one_length else ())
         return self._conditions(wanted, "") | self._conditions(against, "negative_")
 
     def _conditions(self, conditions: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

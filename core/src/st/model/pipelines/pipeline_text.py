@@ -32,10 +32,10 @@ class Prompting:
 
     pipeline: its class. without: components that have nothing to do with text. encodes: a name for each value that
     ``encode_prompt`` returns, None for those not kept. trims: by name, the mask among them that says which rows are
-    real; only those rows are kept, and the mask is not. arguments: for ``encode_prompt``; what is not among them is as
-    the pipeline's own call has it: users get that, and the defaults of ``encode_prompt`` often differ. negatives: a
-    name for each value, of those that belong to the negative prompt, where the pipeline reads that otherwise than a
-    prompt.
+    real; only those rows are kept, and the mask is not; all are real where the pipeline returns None as the mask.
+    arguments: for ``encode_prompt``; what is not among them is as the pipeline's own call has it: users get that, and
+    the defaults of ``encode_prompt`` often differ. negatives: a name for each value, of those that belong to the
+    negative prompt, where the pipeline reads that otherwise than a prompt.
     """
 
     pipeline: type
@@ -121,8 +121,9 @@ class PipelineText(Encoder):
         for name, values in named.items():
             if name not in self.prompting.trims.values():
                 kept = values[row]
-                if name in self.prompting.trims:
-                    kept = kept[named[self.prompting.trims[name]][row].bool()]
+                mask = named.get(self.prompting.trims.get(name, ""))
+                if mask is not None:
+                    kept = kept[mask[row].bool()]
                 entry[name] = kept.detach().to("cpu", copy=True)
         return entry
 

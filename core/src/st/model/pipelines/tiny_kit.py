@@ -67,6 +67,23 @@ def save_pipeline(kind: str, directory: Path, **parts: Any) -> None:
         pipeline.save_pretrained(directory)
 
 
+def save_processor(kind: str, directory: Path, tokenizer: Any, **settings: Any) -> None:
+    """Write the part of a checkpoint that makes tokens of text and pictures, and name it in ``model_index.json``.
+
+    kind: its class in transformers, such as "Qwen2VLProcessor". directory: the part's folder in a checkpoint that is
+    there. settings: of how pictures are cut up, such as ``patch_size``.
+    """
+    import json
+
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    Qwen2VLImageProcessorPil(**settings).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    index = directory.parent / "model_index.json"
+    parts = json.loads(index.read_text(encoding="utf-8")) | {directory.name: ["transformers", kind]}
+    index.write_text(json.dumps(parts, indent=2), encoding="utf-8")
+
+
 def t5(width: int = 32, layers: int = 2, kind: str = "T5EncoderModel", **settings: Any) -> tuple[Any, Any]:
     """T5, or another of its shape ("UMT5EncoderModel"), and a tokenizer of characters. Embeddings are (B, L, width)."""
     tokenizer, count = character_tokenizer()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from st.data.sample import Media
 from st.errors import StError
-from st.model.shot import Shot
+from st.model.shot import Guides, Shot
 from st.model.streams import PlacesTimes, streams_of
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Renderer:
 
         from st.diffusion.sampler import guided, sample, times
 
-        shot = self._shot(prompt, geometry, encodings)
+        family, shot = self.run.family, self._shot(prompt, geometry, encodings)
         generator = torch.Generator().manual_seed(shot.seed)
         first = torch.randn((1, *self.shapes[geometry]), generator=generator).to(self.run.device)
         streams = self._noise_of_streams(first, geometry, generator)
@@ -220,8 +220,9 @@ class Renderer:
 
         asked = ask(shot.conditions)
         if shot.negative is not None:
-            asked = guided(asked, ask(shot.negative), shot.guidance)
-        family, positions, noise = self.run.family, None, batch.clean
+            combine = family.guide if isinstance(family, Guides) else None
+            asked = guided(asked, ask(shot.negative), shot.guidance, combine=combine)
+        positions, noise = None, batch.clean
         if isinstance(family, PlacesTimes):
             noise, positions = family.start(noise, batch), partial(family.times, batch=batch, draws=None)
         latents = sample(

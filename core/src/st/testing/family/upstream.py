@@ -75,7 +75,7 @@ class PipelineFamilyTests(ModelFamilyTests):
         return latents
 
     def combined(self, wanted: Tensor, against: Tensor, strength: float) -> Tensor:
-        """How the pipeline guides; overridden where that is not plain classifier-free guidance."""
+        """How the pipeline guides where the family says nothing of it; overridden where that is not the plain sum."""
         return against + strength * (wanted - against)
 
     def extras(self, family: PipelineFamily[Any]) -> Mapping[str, Tensor]:
@@ -146,7 +146,8 @@ class PipelineFamilyTests(ModelFamilyTests):
         even = self.unshifted(len(walk.asked), upstream.scheduler)
         k = family.time_shift(family.tokens(latents))
 
-        assert [shift(time, k) for time in even] == pytest.approx(list(walk.times), abs=1e-4)
+        expected = ended([shift(time, k) for time in even], upstream.scheduler)
+        assert expected == pytest.approx(list(walk.times), abs=1e-4)
 
     def test_decoded_latents_are_the_pipelines(self, family: PipelineFamily[Any], upstream: Any) -> None:
         import torch
@@ -189,7 +190,9 @@ class PipelineFamilyTests(ModelFamilyTests):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """(x, t) to what the family answers for the two texts, combined."""
         from st.diffusion.objective import Batch, Noised
+        from st.model.shot import Guides
 
+        combine = family.guide if isinstance(family, Guides) else self.combined
         conditions = self.told(family)
         extras = self.extras(family)
 
@@ -199,7 +202,7 @@ class PipelineFamilyTests(ModelFamilyTests):
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             wanted = ask(x, t, conditions[0])
-            return wanted if strength <= 1 else self.combined(wanted, ask(x, t, conditions[1]), strength)
+            return wanted if strength <= 1 else combine(wanted, ask(x, t, conditions[1]), strength)
 
         return predict
 
@@ -240,3 +243,12 @@ class PipelineFamilyTests(ModelFamilyTests):
             pipeline.scheduler.step = step
         walk.times = self.times(pipeline.scheduler)
         return walk
+
+
+def ended(times: Sequence[float], scheduler: Any) -> list[float]:
+    """Shifted times, 0 at their end, as a scheduler with ``shift_terminal`` stretches them, for its pictures alone."""
+    terminal = scheduler.config.get("shift_terminal")
+    if not terminal:
+        return list(times)
+    last = 1 - times[-2]
+    return [*(1 - (1 - time) / last * (1 - terminal) for time in times[:-1]), 0.0]

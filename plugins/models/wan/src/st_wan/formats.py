@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from st import AdapterFormat, LoraShape, Planned, Reader, StError, comfyui_format, diffusers_format, kohya_format
+from st import AdapterFormat, LoraShape, Planned, StError, comfyui_format, diffusers_format, kohya_format
 from st.model.files.formats import UnknownTensors, renamed
 from st.model.files.peft_layout import METADATA, TRAINED, header_table, joined_headers
+from st.model.files.readers import MUSUBI
 from st_wan.flavours import MODULES
 
 if TYPE_CHECKING:
@@ -62,9 +63,6 @@ _INSIDE_BACK = {theirs: ours for ours, theirs in INSIDE.items()}
 _OUTSIDE_BACK = {theirs: ours for ours, theirs in OUTSIDE.items()}
 _BLOCK = re.compile(r"((?:vace_)?blocks\.\d+)\.(.+)")
 _FLAT_BLOCK = re.compile(r"lora_unet_((?:vace_)?blocks)_(\d+)_(.+)")
-
-
-MUSUBI = Reader("musubi-tuner", frozenset({"lora", "locon", "dylora", "loha", "lokr"}), {"*": frozenset({"dora"})})
 
 
 def makers_name(path: str) -> str:
