@@ -102,5 +102,5 @@ def test_each_stream_may_have_times_of_its_own() -> None:
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_a_weight_that_is_none_is_refused(weight: float) -> None:
-    with pytest.raises(ValueError, match="0 or more|a finite number"):
+    with pytest.raises(ValueError, match=r"0 or more|a finite number"):
         StreamOptions(weight={"sound": weight})

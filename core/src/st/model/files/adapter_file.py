@@ -181,18 +181,26 @@ def _unwritable(path: Path, error: Exception) -> OutputUnwritable:
     return OutputUnwritable(f"{str(path)!r} cannot be written: {error}", fix="free some space, or set output")
 
 
-def _answer(path: str, state: Mapping[str, Tensor], shape: LoraShape) -> Tensor:
-    """What an update makes of one random input, (outputs,): the same update however it is factored and scaled."""
+def _answer(path: str, state: Mapping[str, Tensor], shape: LoraShape) -> tuple[Tensor, Tensor]:
+    """What an update makes of one random input, (outputs,): the same update however it is factored and scaled; and how
+    large the terms are that it is the sum of."""
     import torch
 
     down, up = (state[f"{path}.{part}"].float().cpu().flatten(1) for part in (DOWN, UP))
     probe = torch.randn(down.shape[1], generator=torch.Generator().manual_seed(0))
-    return shape.alphas[path] / shape.ranks[path] * (up @ (down @ probe))
+    scale, inner = shape.alphas[path] / shape.ranks[path], down @ probe
+    return scale * (up @ inner), abs(scale) * (up.abs() @ inner.abs())
 
 
-def _differ(one: Tensor, other: Tensor) -> bool:
-    """By more than half precision rounds; what is not a number is in both."""
-    return one.shape != other.shape or bool((one - other).norm() > 0.02 * one.norm())
+def _differ(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    """By more than half precision rounds; what is not a number is in both.
+
+    Terms may cancel out: a layer that nobody asked is, with PiSSA, as much as it was less as much as it is.
+    """
+    (answer, terms), (again, _) = one, other
+    if answer.shape != again.shape:
+        return True
+    return bool((answer - again).norm() > 0.02 * answer.norm() + 1e-5 * terms.norm())
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
