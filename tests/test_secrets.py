@@ -116,7 +116,13 @@ def test_what_is_shown_without_training_holds_none_either(secret):
 
 
 @pytest.mark.parametrize(
-    "line", ['url = "s3://AKIA:{env:C_KEY}@bucket/x"', 'url = "{env:C_URL}"', 'url = "hf://hf_canary-5f2c@owner/name"']
+    "line",
+    [
+        'url = "s3://AKIA:{env:C_KEY}@bucket/x"',
+        'url = "{env:C_URL}"',
+        'url = "hf://hf_canary-5f2c@owner/name"',
+        'url = "photos"\nmasks = "{env:C_URL}"',
+    ],
 )
 def test_an_address_with_credentials_is_refused_without_showing_them(tmp_path, monkeypatch, line):
     monkeypatch.setenv("C_KEY", f"{CANARY}-key")
@@ -130,3 +136,21 @@ def test_an_address_with_credentials_is_refused_without_showing_them(tmp_path, m
     assert "holds credentials" in result.err
     assert CANARY not in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_a_run_shows_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("C_MASKS", f"{CANARY}-masks")
+    photos = write_photos(tmp_path / "photos")
+    checkpoint = tmp_path / "tiny"
+    TinyFamily.tiny(checkpoint)
+    file = tmp_path / "run.toml"
+    file.write_text(
+        f'plugins = ["{TINY}:TinyFamily"]\noutput = "{tmp_path}/out"\nsteps = 1\n[model]\ncheckpoint = "{checkpoint}"\n'
+        f'[[dataset]]\nurl = "{photos}"\nmasks = "{{env:C_MASKS}}"\n'
+    )
+
+    for command in (("train", file), ("train", file, "--dry-run"), ("data", "check", file)):
+        result = call_cli(*command)
+
+        assert result.code, result.out
+        assert CANARY not in result.out + result.err

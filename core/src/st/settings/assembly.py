@@ -314,7 +314,9 @@ class Assembly:
         options = self.reader.options(DatasetOptions, location, own)
         url = table.get("url")
         scheme = scheme_of(url) if isinstance(url, str) else "file"
-        self._refuse_credentials((*location, "url"))
+        for key in table:
+            # Masks and references lie at addresses too.
+            self._refuse_credentials((*location, key))
         backend = self.activation.registrar.get("backend", scheme)
         if backend is None:
             return None

@@ -183,6 +183,13 @@ def test_a_bucket_that_does_not_exist_is_named(proxy: SpoilingProxy) -> None:
         list(store.list())
 
 
+def test_a_bucket_that_there_can_not_be_is_one_error(proxy: SpoilingProxy) -> None:
+    store = S3.open_store("s3://no bucket!/x", S3StoreOptions(endpoint=proxy.endpoint))
+
+    with pytest.raises(StoreUnreachable, match="names no bucket that there can be"):
+        list(store.list())
+
+
 def test_an_object_that_is_refused_is_no_outage(store: Store, proxy: SpoilingProxy) -> None:
     proxy.kinds, proxy.share = ("denied",), 1.0
 

@@ -62,6 +62,9 @@ def refusal(error: BaseException, endpoint: str | None, bucket: str) -> StoreUnr
         )
     if code == "NoSuchBucket":
         return StoreUnreachable(f"{where} does not exist.", fix="Correct the url, or set endpoint.")
+    if isinstance(error, exceptions.ParamValidationError):
+        # Its text holds what was asked for, which may be an address with credentials.
+        return StoreUnreachable("the url names no bucket that there can be.", fix="Write s3://bucket/folder.")
     if isinstance(error, _MISSING):
         return StoreUnreachable(f"{where}: no credentials can be had.", why=str(error), fix=_GIVE)
     return None
