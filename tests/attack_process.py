@@ -163,5 +163,9 @@ def _secrets() -> list[Attack]:
 
 def _keeps_secrets(place: Place, ended: Ended) -> tuple[str, str] | None:
     files = [path for path in place.root.rglob("*") if path.is_file()]
+    written = (place.root / "run.toml").read_text(encoding="utf-8")
+    if "caption_prefix" in written or "instance_prompt" in written:
+        # Captions are data: what is encoded lies beside its text, so that it can be told why an entry is there.
+        files = [path for path in files if "entries" not in path.parts]
     holding = [str(path) for path in files if CANARY.encode() in path.read_bytes() or CANARY in path.name]
     return ("LEAKED", f"a secret is in {holding}") if holding else None
