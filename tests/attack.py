@@ -3,7 +3,7 @@
     python tests/attack.py [--sample] [--seed 0] [--only WORD ...] [--into DIR]
 
 Each attack ends as "ok" (what is trained is what it would have been, or the run said what it left out), as "one error"
-(at most four lines that name what is wrong), or in a class that must stay empty: TRACEBACK, SILENT (trained on damaged
+(at most five lines that name what is wrong), or in a class that must stay empty: TRACEBACK, SILENT (trained on damaged
 input without a word), HUNG, RAN CODE, LOST (a checkpoint or a result that was there), UNCLEAR (an error that names
 nothing). Prints what went wrong, a table, and one line of JSON; the exit status is 1 where a class is not empty.
 """

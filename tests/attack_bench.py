@@ -26,8 +26,8 @@ from typing import Any
 
 OK, ERROR = "ok", "one error"
 BAD = ("TRACEBACK", "SILENT", "HUNG", "RAN CODE", "LOST", "LEAKED", "UNCLEAR")
-"""UNCLEAR: an error that names nothing of what was attacked, or takes more than four lines."""
-LINES = 4
+"""UNCLEAR: an error that names nothing of what was attacked, or takes more than five lines."""
+LINES = 5
 TRAINED, LONGER = 4, 6
 """Steps of the run that lies in each folder, and of one that goes on with it."""
 RAN = "ran-by-a-file"

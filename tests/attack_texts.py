@@ -119,7 +119,7 @@ def _values() -> list[Attack]:
     found = []
     for setting in settings:
         key = setting.partition("=")[0].split(".")[0] or "="
-        told = (key, setting.partition("=")[0].rpartition(".")[2], "memory")
+        told = (key, setting.partition("=")[0].rpartition(".")[2], "memory", "resized to")
         command = ("train", "run.toml", "--set", setting)
         found.append(
             Attack(f"settings/{setting[:40]!r}", lambda place: place.anew(), command, told, harmless=True, limit=20)

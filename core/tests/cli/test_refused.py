@@ -25,6 +25,7 @@ def test_a_damaged_record_of_the_run_is_one_error(tiny_run: TinyRunner, accepted
         ('output="a\\u0000b"', "holds a NUL"),
         ("dataset.0.weight=inf", "weight"),
         ("optimizer.lr=nan", "lr"),
+        ("dataset=5", "a run has a list of data sets"),
         ("accumulate=100000000000", "accumulate"),
         ("ranks.processes=100000", "processes"),
     ],

@@ -289,7 +289,7 @@ class Assembly:
 
     def _datasets(self) -> list[DatasetConfig]:
         tables = self.reader.at(("dataset",))
-        if isinstance(tables, dict):
+        if tables is not None and not isinstance(tables, list):
             self.reader.refuse(
                 ("dataset",), "a run has a list of data sets.", fix="Write [[dataset]] with two brackets."
             )
