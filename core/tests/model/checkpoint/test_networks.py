@@ -92,6 +92,12 @@ def _absurd(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, name: 10**7}))
 
 
+def _wide(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    name = next(name for name in ("attention_head_dim", "d_model", "hidden_size", "latent_channels") if name in config)
+    (folder / "config.json").write_text(json.dumps({**config, name: 10**7}))
+
+
 def _written(text: str) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         (folder / "config.json").write_text(text)
@@ -102,6 +108,7 @@ def _written(text: str) -> Callable[[Path], None]:
 DAMAGE = {
     "cut": _cut,
     "absurd": _absurd,
+    "wide": _wide,
     "deep": _written("[" * 100_000),
     "digits": _written('{"num_layers": ' + "9" * 5000 + "}"),
     "surrogate": _written('{"_class_name": "\\ud800"}'),

@@ -32,6 +32,10 @@ FOREIGN = (
 )
 """What a foreign configuration makes a constructor raise; a device that is full is no fault of it."""
 
+WIDEST = 1_000_000
+"""Wider than any layer is; weights of such a layer would be made up for minutes before they fail to load."""
+
+_WIDTHS = re.compile(r"d_\w+|(\w+_)?(hidden_size|intermediate_size|dim|channels|width)")
 _LAYERS = re.compile(r"(num_|n_)?(\w+_)?(layers|blocks|depth)(_\w+)?")
 
 
@@ -163,6 +167,8 @@ def check_config(folder: Path, what: str) -> None:
     for name, value in _leaves(config):
         if isinstance(value, int) and value > MOST_LAYERS and _LAYERS.fullmatch(name):
             raise _unusable(what, f"{file.name} says {name} = {value}, and no network has more than {MOST_LAYERS}")
+        if isinstance(value, int) and value > WIDEST and _WIDTHS.fullmatch(name):
+            raise _unusable(what, f"{file.name} says {name} = {value}, and no layer is wider than {WIDEST}")
 
 
 def _load_plain(kind: Any, folder: Path, what: str, **given: str) -> Any:
