@@ -37,7 +37,11 @@ def unseal(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     if _digest(whole) != data[len(MAGIC) : start]:
         raise ValueError("its bytes are not those that were written")
     try:
-        return pq.read_table(pa.BufferReader(pa.py_buffer(whole)), columns=None if columns is None else list(columns))
+        # The bytes are here: threads that read ahead gain nothing, and may be torn down while a short command ends.
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(whole)), pre_buffer=False)
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+        # What is not there would be left out.
+        return table if columns is None else table.select(list(columns))
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"it is no table: {error}") from error
 
