@@ -330,6 +330,20 @@ class PipelineFamily(ModelFamily[P]):
                 "checkpoint", f"it holds {made_for} with {found or 'no ' + self.denoiser}; {self.pipeline} is needed"
             )
 
+    def require_flavour(self, flavour: str, pipelines: Mapping[str, str]) -> None:
+        """Raises StError for a checkpoint of another flavour's pipeline, which texts are put to in another way.
+
+        flavour: the one that was chosen. pipelines: the class of each flavour's.
+        """
+        found = str(self.folder.index().get("_class_name"))
+        fitting = [name for name, pipeline in pipelines.items() if pipeline == found]
+        if fitting and found != self.pipeline:
+            raise StError(
+                f"model.checkpoint = {self.folder.location!r} is not of the flavour {flavour!r}",
+                why=f"it holds a {found}; {self.pipeline} is needed",
+                fix=f"set model.flavour to {' or '.join(map(repr, fitting))}, or name another checkpoint",
+            )
+
     def _expected(self) -> str:
         """The classes that the pipeline's denoiser may have."""
         return str(inspect.signature(self._pipeline_class().__init__).parameters[self.denoiser].annotation)

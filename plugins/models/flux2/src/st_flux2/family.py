@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from st import BlockGroup, GeometryRule, Problem, StError, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
-from st.model.adapters.references import References
+from st.model.adapters.references import References, shown_latents
 from st.model.pipelines.pipeline_family import PipelineFamily
 from st_flux2.codec import Flux2Codec
 from st_flux2.flavours import DEV, FLAVOURS, TARGETS, Flux2Options, Name
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from st.model.files.formats import AdapterFormat
     from st.settings.config import RunConfig
 
-REFERENCE = "reference"
-"""``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
 
 MANY = 200
 """Steps for which the pipeline moves times the least, before its rule is no more than extended. Fewer steps are moved
@@ -119,7 +117,7 @@ class Flux2(PipelineFamily[Flux2Options]):
         import torch
 
         dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
-        references = _references(batch.extras)
+        references = shown_latents(batch.extras)
         text = batch.conditions["prompt_embeds"].to(dtype)
         picture = [one.to(dtype).flatten(2).transpose(1, 2) for one in (noised.x, *references)]
         prediction: Tensor = denoiser(
@@ -193,15 +191,6 @@ def _takes(pipeline: Any, component: str, kind: str) -> bool:
     import inspect
 
     return kind in str(inspect.signature(pipeline.__init__).parameters[component].annotation)
-
-
-def _references(extras: Mapping[str, Tensor]) -> list[Tensor]:
-    """Latents (B, C, H, W) of the references, in the order of their names; (B, N, C, H, W) holds N of one size."""
-    found: list[Tensor] = []
-    # By length first: a tenth comes after a second.
-    for name in sorted((name for name in extras if name.startswith(REFERENCE)), key=lambda name: (len(name), name)):
-        found += [extras[name]] if extras[name].ndim == 4 else list(extras[name].unbind(1))
-    return found
 
 
 def _keep_picture_rows(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:

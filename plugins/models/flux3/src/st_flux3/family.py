@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from st import BlockGroup, GeometryRule, ModularFamily, StError, TokenStream
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
-from st.model.adapters.references import References
+from st.model.adapters.references import References, shown_latents
 from st_flux2.codec import Flux2Codec
 from st_flux3.flavours import FLAVOURS, TARGETS, Flux3Options, Name
 from st_flux3.places import places, reference_places, text_places
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from st import Batch, Noised, Shot
     from st.model.files.formats import AdapterFormat
-
-REFERENCE = "reference"
-"""``batch.extras`` of this name, or one that begins so, are latents of reference pictures."""
 
 
 class Flux3(ModularFamily[Flux3Options]):
@@ -86,7 +83,7 @@ class Flux3(ModularFamily[Flux3Options]):
         import torch
 
         dtype = next(one for one in denoiser.parameters() if one.is_floating_point()).dtype
-        references = _references(batch.extras)
+        references = shown_latents(batch.extras)
         text = batch.conditions["prompt_embeds"].to(dtype)
         shown: dict[str, Tensor] = {}
         if references:
@@ -151,15 +148,6 @@ class Flux3(ModularFamily[Flux3Options]):
 def _flat(latents: Tensor) -> Tensor:
     """(B, C, H, W) as tokens (B, H * W, C)."""
     return latents.flatten(2).transpose(1, 2)
-
-
-def _references(extras: Mapping[str, Tensor]) -> list[Tensor]:
-    """Latents (B, C, H, W) of the references, in the order of their names; (B, N, C, H, W) holds N of one size."""
-    found: list[Tensor] = []
-    # By length first: a tenth comes after a second.
-    for name in sorted((name for name in extras if name.startswith(REFERENCE)), key=lambda name: (len(name), name)):
-        found += [extras[name]] if extras[name].ndim == 4 else list(extras[name].unbind(1))
-    return found
 
 
 def _keep_rows(arguments: Mapping[str, Any], keep: Tensor) -> dict[str, Any]:

@@ -151,15 +151,7 @@ class QwenImage(PipelineFamily[QwenImageOptions]):
         return cls(QwenImageOptions(checkpoint=str(directory), text_precision="fp32"))
 
     def _check_flavour(self) -> None:
-        """Raises StError for a checkpoint of one of the other pipelines: texts would be put to it in another way."""
-        found = str(self.folder.index().get("_class_name"))
-        flavours = [name for name, one in FLAVOURS.items() if one.pipeline == found]
-        if flavours and found != self.pipeline:
-            raise StError(
-                f"model.checkpoint = {self.folder.location!r} is not of the flavour {self.options.flavour!r}",
-                why=f"it holds a {found}; {self.pipeline} is needed",
-                fix=f"set model.flavour to {' or '.join(map(repr, flavours))}, or name another checkpoint",
-            )
+        self.require_flavour(self.options.flavour, {name: one.pipeline for name, one in FLAVOURS.items()})
 
     @cached_property
     def _scheduler(self) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from st import BlockGroup, GeometryRule, StError, TokenStream, hookimpl
+from st import BlockGroup, GeometryRule, TokenStream, hookimpl
 from st.diffusion.path import straight
 from st.diffusion.target import velocity
 from st.model.adapters.assistant import bring_assistant, without_assistant
@@ -172,15 +172,7 @@ class ZImage(PipelineFamily[ZImageOptions]):
         return cls(options)
 
     def _check_flavour(self) -> None:
-        """Raises StError for a checkpoint of the other pipeline: texts would be put to it in another way."""
-        found = str(self.folder.index().get("_class_name"))
-        flavours = [name for name, one in FLAVOURS.items() if one.pipeline == found]
-        if flavours and found != self.pipeline:
-            raise StError(
-                f"model.checkpoint = {self.folder.location!r} is not of the flavour {self.options.flavour!r}",
-                why=f"it holds a {found}; {self.pipeline} is needed",
-                fix=f"set model.flavour to {' or '.join(map(repr, flavours))}, or name another checkpoint",
-            )
+        self.require_flavour(self.options.flavour, {name: one.pipeline for name, one in FLAVOURS.items()})
 
     @cached_property
     def _scheduler(self) -> Mapping[str, Any]:
